@@ -1,0 +1,89 @@
+"""hotfd replaces a running server with a new version of itself while its clients stay connected.
+
+::
+
+    import hotfd
+
+    async def talk(conn: hotfd.Connection) -> None:
+        async for line in conn:            # the frame boundary: here a connection may move
+            await conn.send(b"you said " + line)
+
+    hotfd.run(talk, listen="127.0.0.1:7000", framing=hotfd.Lines())
+
+``hotfd handoff --pid PID`` then replaces the process; nobody who is connected notices.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from hotfd._version import __version__
+from hotfd.errors import (
+    ChannelError,
+    ConnectionClosed,
+    ConnectionMoved,
+    ControlError,
+    FrameTooLarge,
+    FramingError,
+    HandedOff,
+    HandoffRefused,
+    HotfdError,
+    StateError,
+)
+
+if TYPE_CHECKING:
+    from hotfd.app.runner import run
+    from hotfd.app.service import Server
+    from hotfd.framing import Delimited, Fixed, Framing, LengthPrefix, Lines, Netstring, Resp, VarintPrefix
+    from hotfd.server.connection import Connection
+    from hotfd.state import State
+
+__all__ = [
+    "ChannelError",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionMoved",
+    "ControlError",
+    "Delimited",
+    "Fixed",
+    "FrameTooLarge",
+    "Framing",
+    "FramingError",
+    "HandedOff",
+    "HandoffRefused",
+    "HotfdError",
+    "LengthPrefix",
+    "Lines",
+    "Netstring",
+    "Resp",
+    "Server",
+    "State",
+    "StateError",
+    "VarintPrefix",
+    "__version__",
+    "run",
+]
+
+# What needs asyncio and the C core is loaded when it is first used: the command line must start quickly.
+_HOME = {
+    "Connection": "hotfd.server.connection",
+    "Delimited": "hotfd.framing",
+    "Fixed": "hotfd.framing",
+    "Framing": "hotfd.framing",
+    "LengthPrefix": "hotfd.framing",
+    "Lines": "hotfd.framing",
+    "Netstring": "hotfd.framing",
+    "Resp": "hotfd.framing",
+    "Server": "hotfd.app.service",
+    "State": "hotfd.state",
+    "VarintPrefix": "hotfd.framing",
+    "run": "hotfd.app.runner",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value

@@ -1,0 +1,358 @@
+"""``hotfd.Server``: a server inside an asyncio program, with its control endpoint and its handoffs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar
+
+import msgspec
+
+from hotfd import log
+from hotfd._version import __version__
+from hotfd.app.notify import notify
+from hotfd.app.request import options_of
+from hotfd.control.endpoint import Endpoint
+from hotfd.control.runtime import RuntimeDirectory, socket_name
+from hotfd.errors import ControlError, HandoffRefused
+from hotfd.framing import Framing, Lines
+from hotfd.report import Report
+from hotfd.server.connection import Connection
+from hotfd.server.cutover import Cutover, Identity
+from hotfd.server.engine import Engine
+from hotfd.server.listener import parse
+from hotfd.server.takeover import Takeover
+from hotfd.state import Codec, State
+from hotfd.transfer.process import inherited_channel
+
+S = TypeVar("S")
+Hook = Callable[[], Any]
+
+REPORTS = 16
+"""Reports of past handoffs that a process remembers, for a client that lost the answer."""
+
+
+class Server(Generic[S]):
+    """A TCP or Unix stream server that can be replaced while its clients stay connected.
+
+    Used as an asynchronous context manager; inside it the server accepts and serves::
+
+        async with hotfd.Server(talk, listen="127.0.0.1:7000") as server:
+            await server.serve()
+
+    A process that a handoff started takes its listeners and sessions over instead of making its own.
+
+    Args:
+        handler: a coroutine function; serves one connection, a :class:`Connection`.
+        listen: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``, or several of them. Port 0 takes a free one.
+        framing: where frames end; :class:`hotfd.Lines` when not given.
+        state: the type of ``connection.state``: a dataclass, a msgspec Struct, a TypedDict or a
+            :class:`hotfd.State`; None keeps none.
+        name: the service's name in status and process lists.
+        cutover: ``rolling`` moves each session by itself; ``together`` moves all in one moment, with what
+            ``export_state`` returns, for servers whose sessions share state.
+        on_start: called before the server is ready; may be a coroutine function. While it runs in a
+            new process, the old one serves.
+        healthy: called before the new process takes anything over, and while it proves itself; false or an
+            exception makes the old one go on. May be a coroutine function.
+        export_state: with ``together``: returns the process-wide state, made of plain values. May be a
+            coroutine function.
+        import_state: with ``together``: takes in the new process what ``export_state`` returned.
+        control: whether to open a control socket, without which nobody can ask for a handoff.
+
+    Raises:
+        StateError: the state's type cannot travel; it names the field.
+        ValueError: an argument is none of what is said above.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Connection[S]], Awaitable[None]],
+        listen: str | Sequence[str],
+        *,
+        framing: Framing | None = None,
+        state: type[S] | State[S] | None = None,
+        name: str = "",
+        cutover: Literal["rolling", "together"] = "rolling",
+        on_start: Hook | None = None,
+        healthy: Hook | None = None,
+        export_state: Hook | None = None,
+        import_state: Callable[[Any], Any] | None = None,
+        control: bool = True,
+    ) -> None:
+        self._specs = [listen] if isinstance(listen, str) else list(listen)
+        if not self._specs or len(set(self._specs)) != len(self._specs):
+            raise ValueError("listen needs at least one address, and each only once")
+        for spec in self._specs:
+            parse(spec)
+        if cutover not in {"rolling", "together"}:
+            raise ValueError(f"cutover is 'rolling' or 'together', not {cutover!r}")
+        if cutover == "rolling" and (export_state or import_state):
+            raise ValueError('process-wide state needs cutover="together": in rolling there are two truths at once')
+        if (export_state is None) != (import_state is None):
+            raise ValueError("export_state and import_state need each other")
+        self.name = name or getattr(handler, "__name__", "server")
+        self._handler = handler
+        self._framing = framing if framing is not None else Lines()
+        self._codec: Codec[S] = Codec.of(state)
+        self._together = cutover == "together"
+        self._on_start = on_start
+        self._healthy = healthy
+        self._export_state = export_state
+        self._import_state = import_state
+        self._control = control
+        self._engine: Engine | None = None
+        self._endpoint: Endpoint | None = None
+        self._directory: RuntimeDirectory | None = None
+        self._takeover: Takeover | None = None
+        self._cutover: Cutover | None = None
+        self._reports: dict[str, Report] = {}
+        self._generation = 1
+        self._state = "starting"
+        self._successor: int | None = None
+        self._started = time.time()
+        self._over = asyncio.Event()
+        self._failure: HandoffRefused | None = None
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _open(self) -> None:
+        engine = self._engine = Engine(self._handler, self._framing, self._codec)
+        channel = inherited_channel()
+        if channel is not None:
+            self._takeover = Takeover(
+                channel,
+                engine,
+                self._specs,
+                healthy=self._healthy,
+                import_state=self._import_state if self._together else None,
+            )
+            self._takeover.done.add_done_callback(self._taken_over)
+            self._takeover.on_old_exit = self._remove_socket_of
+            await self._takeover.hello()
+            self._generation = self._takeover.generation
+        await self._initialise()
+        await self._open_control()
+        if self._takeover is None:
+            engine.bind(self._specs)
+            engine.start_accepting()
+            self._state = "serving"
+            notify("READY=1")
+        else:
+            self._state = "taking-over"
+            await self._takeover.ready()
+
+    async def _initialise(self) -> None:
+        """Run ``on_start``; when it fails in a new process, the old one learns why."""
+        if self._on_start is None:
+            return
+        try:
+            result = self._on_start()
+            if isinstance(result, Awaitable):
+                await result
+        except Exception as error:
+            if self._takeover is not None:
+                log.event(logging.ERROR, "on-start-failed", exc_info=error)
+                detail = f"its on_start raised {type(error).__name__}; see its log"
+                raise await self._takeover.fail("not-ready", detail) from error
+            raise
+
+    async def _open_control(self) -> None:
+        if not self._control:
+            return
+        self._endpoint = Endpoint(
+            {"status": self._on_status, "update": self._on_update, "result": self._on_result},
+            lambda: {"generation": self._generation, "name": self.name},
+        )
+        try:
+            self._directory = RuntimeDirectory.open()
+            await self._endpoint.start(self._directory)
+        except (ControlError, OSError) as error:
+            log.event(logging.ERROR, "no-control-socket", reason=str(error))
+            self._endpoint = None
+
+    def _taken_over(self, done: asyncio.Future[None]) -> None:
+        """The handoff that started this process is over: it owns what it serves, or has to leave."""
+        assert self._takeover is not None
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, HandoffRefused):
+            log.event(logging.WARNING, "leaving", code=error.code, reason=error.detail)
+            self._failure = error
+            self._over.set()
+            return
+        assert self._engine is not None
+        try:
+            self._engine.bind(self._specs)  # those that did not come, since the old process died before
+        except (OSError, ValueError) as problem:
+            log.event(logging.ERROR, "cannot-listen", reason=str(problem))
+        self._engine.start_accepting()
+        self._state = "serving"
+
+    def _remove_socket_of(self, pid: int) -> None:
+        """Remove the control socket of a process that died without doing so."""
+        if self._directory is not None:
+            name = socket_name(pid)
+            identity = self._directory.identity(name)
+            if identity is not None:
+                self._directory.remove(name, identity)
+
+    async def serve(self) -> None:
+        """Serve until :meth:`stop`, or until a new process serves everything.
+
+        Raises:
+            HandoffRefused: this process was started by a handoff that failed; the old one serves.
+        """
+        await self._over.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End the server: accept no more, cancel the handlers, send what is unsent, close."""
+        if self._cutover is not None and self._cutover.phase in {"move", "probation"}:
+            log.event(logging.WARNING, "stop-waits-for-handoff", phase=self._cutover.phase)
+            self._state = "stopping"
+            return
+        self._state = "stopping"
+        self._over.set()
+
+    async def _close(self) -> None:
+        if self._endpoint is not None:
+            await self._endpoint.aclose()
+        if self._takeover is not None:
+            if not self._takeover.done.done():
+                self._takeover.done.cancel()
+            self._takeover.close()
+        if self._engine is not None:
+            await self._engine.stop()
+        if self._directory is not None:
+            self._directory.close()
+
+    # -- looking at it ---------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses that clients connect to, with real ports."""
+        listeners = self._engine.listeners.values() if self._engine is not None else ()
+        return [listener.address for listener in listeners]
+
+    @property
+    def generation(self) -> int:
+        """1 for the first process of the service, one more after each completed handoff."""
+        return self._generation
+
+    @property
+    def connections(self) -> list[Connection[S]]:
+        """The connections that are served now."""
+        sessions = self._engine.sessions.values() if self._engine is not None else ()
+        return [connection for session in sessions for connection in session.connections]
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``hotfd status`` shows."""
+        engine = self._engine
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return {
+            "pid": os.getpid(),
+            "name": self.name,
+            "generation": self._generation,
+            "state": self._state if self._cutover is None else "handing-off",
+            "listeners": self.addresses,
+            "connections": engine.connections if engine is not None else 0,
+            "sessions": len(engine.sessions) if engine is not None else 0,
+            "config": None,
+            "version": __version__,
+            "uptime_s": round(time.time() - self._started, 1),
+            "cutover": "together" if self._together else "rolling",
+            "framing": self._framing.spec(),
+            "state_version": self._codec.version,
+            "descriptors": {"open": len(os.listdir("/proc/self/fd")), "soft": soft, "hard": hard},
+            "handoff": self._handoff_status(),
+            "successor": self._successor,
+        }
+
+    def _handoff_status(self) -> dict[str, Any] | None:
+        if self._cutover is not None:
+            return {"id": self._cutover.id, "phase": self._cutover.phase, "new_pid": self._cutover.new_pid}
+        if self._takeover is not None and not self._takeover.settled:
+            return {"id": self._takeover.handoff, "phase": self._takeover.phase, "old_pid": self._takeover.old_pid}
+        return None
+
+    # -- instructions ----------------------------------------------------------------------------------
+
+    async def _on_status(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        return self.status()
+
+    async def _on_update(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        options = options_of(request)
+        if self._cutover is not None:
+            raise HandoffRefused("handoff-in-progress", f"handoff {self._cutover.id} runs; wait for its end")
+        if self._takeover is not None and not self._takeover.settled:
+            raise HandoffRefused(
+                "handoff-in-progress", f"handoff {self._takeover.handoff} has not settled yet; wait for its probation"
+            )
+        if self._successor is not None:
+            raise HandoffRefused("handed-over", f"process {self._successor} serves; hand that one over")
+        if self._state != "serving":
+            raise HandoffRefused("not-serving", f"the server is {self._state}")
+        report = await self._hand_over(Cutover(self._engine_of(), self._identity(), options, emit))
+        return msgspec.to_builtins(report)  # type: ignore[no-any-return]
+
+    async def _on_result(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Tell the outcome of a handoff whose client lost its answer; asked of either process."""
+        id = request.get("id")
+        takeover = self._takeover
+        if takeover is not None and takeover.handoff == id:
+            with suppress(HandoffRefused):
+                await asyncio.shield(takeover.done)
+            return msgspec.to_builtins(takeover.report())  # type: ignore[no-any-return]
+        if isinstance(id, str) and id in self._reports:
+            return msgspec.to_builtins(self._reports[id])  # type: ignore[no-any-return]
+        raise HandoffRefused("unknown-handoff", "this process knows no such handoff")
+
+    def _engine_of(self) -> Engine:
+        assert self._engine is not None
+        return self._engine
+
+    def _identity(self) -> Identity:
+        return Identity(self._generation, self._together, self._export_state)
+
+    async def _hand_over(self, cutover: Cutover) -> Report:
+        self._cutover = cutover
+        try:
+            report = await cutover.run()
+        finally:
+            self._cutover = None
+        self._reports[report.id] = report
+        while len(self._reports) > REPORTS:
+            del self._reports[next(iter(self._reports))]
+        if report.exit_status != 1 and not report.dry_run:
+            self._successor = report.new_pid
+            self._state = "draining"
+            notify(f"MAINPID={report.new_pid}")
+            self._drain = asyncio.get_running_loop().create_task(self._leave_when_idle())
+        elif self._state == "stopping":
+            self._over.set()
+        return report
+
+    async def _leave_when_idle(self) -> None:
+        """Serve what was kept until it ends, and then end."""
+        await self._engine_of().idle()
+        self._over.set()

@@ -1,0 +1,44 @@
+"""What to do about a reason code, in one line each. docs/operators.md explains them at length."""
+
+from __future__ import annotations
+
+ADVICE = {
+    # Sessions that did not move; the old process serves them.
+    "no-boundary": "busy until the boundary timeout; raise --boundary-timeout, or --laggards close",
+    "handler-tasks": "the handler has tasks of its own; start them with conn.spawn, or end them at a boundary",
+    "not-movable": "the handler said conn.movable = False; the log of the server has its reason",
+    "state-encode": "the state holds a value that cannot travel; the log names the field",
+    "state-roundtrip": "the state would not come back as it went; the log names the field",
+    "state-version": "the new version does not read this version of the state; give its type an upgrade()",
+    "state-decode": "the new version could not read the state; the log names the field",
+    "framing": "the new version frames differently and the session had undelivered bytes; hand off again later",
+    # Handoffs that did not happen, or were undone; the old process serves.
+    "descriptor-limit": "too few descriptors in the new process; raise LimitNOFILE= or ulimit -n (hotfd doctor --pid)",
+    "unsupervised": "the old process must not exit here; run the server under hotfd run, or use --force",
+    "handoff-in-progress": "another handoff or its probation is going on; wait for it (hotfd status --pid)",
+    "new-exited": "the new process exited; run its command by hand and look at its log",
+    "new-hung": "the new process stopped answering; look at its log, and at what it blocks on",
+    "not-ready": "the new process was not ready in time; raise --deadline, or make its start quicker",
+    "unhealthy": "the new process's health check failed; its log says why",
+    "gate": "shared state could not be brought to rest; retry at a quieter moment, or raise --boundary-timeout",
+    "incompatible": "the two processes speak different versions of hotfd's protocol; upgrade in steps",
+    "same-code": "the files behind the remembered command have changed; name the command after --",
+    "shutting-down": "the server is stopping; hand off to what replaces it",
+    "internal": "a defect in the server or in hotfd; the log of the server has the traceback",
+    # What this command could not find or learn.
+    "no-such-process": "hotfd ps lists the servers",
+    "not-found": "that process has no control socket; hotfd ps lists the servers",
+    "not-permitted": "run as the user of the server, or as root",
+    "unsafe-directory": "the runtime directory must be its owner's alone; see the message",
+    "impostor": "another process answers at that socket; try again, and look who made it",
+    "unresponsive": "the server is stopped or its event loop hangs; look at it with py-spy or gdb",
+    "too-many-clients": "too many control clients; end those that wait",
+    "old-exited": "the old process ended before it had a successor; start the server",
+    "both-exited": "both processes have ended; start the server, and look at its log",
+    "result-unknown": "nobody could tell how it ended; look with hotfd ps and hotfd status",
+}
+
+
+def advice(code: str) -> str | None:
+    """Return what to do about a reason; ``code`` may be followed by ``: detail``."""
+    return ADVICE.get(code.partition(":")[0])

@@ -1,0 +1,576 @@
+"""A connection as its handler sees it: frames in, frames out, state, and the frame boundary.
+
+The boundary is one predicate, :meth:`Connection._obstacle`: the handler's own task waits in
+``_park`` (for a frame, in ``wait`` or in ``merge``), no other task that it made is alive, and it has not
+said that it cannot move. A frame leaves the stream's buffer in the resumed coroutine and never as a
+future's result: so whatever happens in the turn of the loop in which a handler is woken, a frame is
+either in the buffer or with the handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from hotfd import log
+from hotfd.errors import ConnectionMoved, FramingError, HandedOff
+from hotfd.server.stream import Life, Stream
+from hotfd.server.tasks import Scope
+
+if TYPE_CHECKING:
+    import socket
+
+    from hotfd.framing import Framing
+    from hotfd.server.session import Session
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Keeper(Protocol):
+    """Who keeps the connections: what a connection tells about itself."""
+
+    def at_boundary(self, session: Session) -> None:
+        """A gated session may have come to a boundary."""
+
+    def left_boundary(self, session: Session) -> None:
+        """A fenced session is to end here, or its handler was woken by somebody else."""
+
+    def start_handler(self, connection: Connection[Any]) -> None:
+        """Input has come for a connection whose handler does not run yet."""
+
+    def connection_ending(self, connection: Connection[Any]) -> None:
+        """The handler is over, and the connection ends here."""
+
+    def connection_closed(self, connection: Connection[Any]) -> None:
+        """The connection's descriptor is closed."""
+
+
+class Connection(Generic[S]):
+    """One accepted connection, in the hands of its handler.
+
+    Iterating over it gives the payload of one frame after another, until the peer ends its direction. Each
+    ``async for`` step is a **frame boundary**: there, and in :meth:`wait` and :meth:`merge`, the
+    connection can move to a new process. Then :exc:`hotfd.HandedOff` unwinds the handler, and in the new
+    process the handler starts again with :attr:`resumed` true and :attr:`state` as it was.
+
+    Attributes:
+        id: unique among all connections of all generations of this server.
+        state: the handler's own state, of the type that the server was given; it travels.
+        resumed: whether the handler starts again on a connection that has been served before.
+        handed_off: whether the connection has moved; then nothing can be written, and ``close`` does nothing.
+        peername: the peer's address, as accept(2) gave it.
+        listener: the address that the connection came in by, as the server was told to listen on it.
+    """
+
+    __slots__ = (
+        "_awaited",
+        "_clear",
+        "_close_later",
+        "_cookie",
+        "_end_callbacks",
+        "_fence_waiters",
+        "_framing",
+        "_gated",
+        "_helper_scope",
+        "_helpers",
+        "_helpers_stopped",
+        "_immovable",
+        "_items",
+        "_keeper",
+        "_merge",
+        "_on_touch",
+        "_parked",
+        "_scope",
+        "_session",
+        "_stream",
+        "_task",
+        "_waiter",
+        "handed_off",
+        "id",
+        "listener",
+        "peername",
+        "resumed",
+        "state",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        sock: socket.socket,
+        framing: Framing,
+        state: S,
+        session: Session,
+        *,
+        listener: str,
+        peername: Any,
+        resumed: bool,
+        keeper: Keeper,
+        on_touch: Callable[[], None] | None = None,
+        **buffers: Any,
+    ) -> None:
+        self.id = id
+        self.state = state
+        self.resumed = resumed
+        self.handed_off = False
+        self.peername = peername
+        self.listener = listener
+        self._framing = framing
+        self._session = session
+        self._stream = Stream(sock, framing, self._on_input, self._on_stream_closed, **buffers)
+        self._keeper = keeper
+        self._on_touch: Callable[[], None] | None = None
+        self._gated = False
+        self._clear = True  # the fast path: no gate, not moved, nothing to be noted first
+        self._task: asyncio.Task[None] | None = None
+        self._scope: Scope | None = None
+        self._helper_scope: Scope | None = None
+        self._helpers: set[asyncio.Task[Any]] = set()
+        self._helpers_stopped = False
+        self._awaited: asyncio.Task[Any] | None = None
+        self._items: deque[tuple[int, Any]] = deque()
+        self._merge: Merge | None = None
+        self._cookie: int | None = None
+        self._close_later: Callable[[], None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._fence_waiters: list[asyncio.Future[None]] = []
+        self._parked = False
+        self._immovable: str | None = None
+        self._end_callbacks: list[Callable[[], object]] = []
+        session.connections.append(self)
+        if on_touch is not None:
+            self._expect_touch(on_touch)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} from {self.peername!r} {self._stream.life.value}>"
+
+    # -- frames in -----------------------------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._clear and self._stream.frame_at_hand:
+            return self._stream.take()
+        frame = await self._next()
+        if frame is None:
+            raise StopAsyncIteration
+        return frame
+
+    async def receive(self) -> bytes | None:
+        """Return the payload of the next frame, or None when the peer has ended its direction.
+
+        The same boundary as ``async for``.
+
+        Raises:
+            FramingError: the peer sent what is no frame, or one larger than ``max_size``.
+            HandedOff: the connection moved.
+        """
+        if self._clear and self._stream.frame_at_hand:
+            return self._stream.take()
+        return await self._next()
+
+    async def _next(self) -> bytes | None:
+        stream = self._stream
+        while True:
+            self._check_owner()
+            if not self._gated:
+                if stream.frame_at_hand:
+                    self._touch()
+                    return stream.take()
+                if stream.input_over:
+                    self._touch()
+                    self._raise_framing_error()
+                    return None
+            await self._park()
+
+    def _raise_framing_error(self) -> None:
+        if isinstance(self._stream.error, FramingError):
+            raise self._stream.error
+
+    async def wait(self, awaitable: Awaitable[T]) -> T:
+        """Wait for something else than a frame, at a boundary.
+
+        At a cut-over the awaitable is cancelled; the handler starts again in the new process and waits
+        anew. So it must lose nothing by that: ``event.wait()`` and ``queue.get()`` do not.
+
+        Args:
+            awaitable: a coroutine, future or task. A task or future is cancelled itself.
+
+        Returns:
+            what the awaitable returns; raises what it raises.
+        """
+        self._check_owner()
+        if isinstance(awaitable, asyncio.Task) and self._scope is not None:
+            self._scope.tasks.discard(awaitable)
+        task = self._help(_await(awaitable), f"{self.id}-wait")
+        self._awaited = task
+        task.add_done_callback(lambda _: self._wake())
+        try:
+            while not task.done() or (task.cancelled() and self._helpers_stopped):
+                await self._park()
+                self._check_owner()
+            self._touch()
+            return task.result()
+        finally:
+            self._awaited = None
+            if not task.done():
+                task.cancel()
+
+    def merge(self, *queues: asyncio.Queue[Any]) -> Merge:
+        """Iterate over the frames and over the items of queues, in the order in which they come.
+
+        Args:
+            queues: where other tasks put items for this handler.
+
+        Returns:
+            an asynchronous iterator of pairs ``(source, value)``: ``source`` is this connection for a
+            frame and the queue for an item. It ends with the peer's direction. Each step is a boundary.
+            Items that the handler has not been given travel; in the new process they come first, from
+            the queue at the same place among the arguments.
+        """
+        return Merge(self, queues)
+
+    # -- frames out ----------------------------------------------------------------------------------
+
+    async def send(self, payload: bytes) -> None:
+        """Send one frame.
+
+        Args:
+            payload: the frame's content; the connection's framing wraps it.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+            ConnectionMoved: the caller is not the handler, and the connection has moved; nothing was sent.
+            ValueError: the framing cannot carry this payload.
+        """
+        await self.write(self._framing.encode(payload))
+
+    async def write(self, data: bytes) -> None:
+        """Send raw bytes, as they are; raises what :meth:`send` raises. Waits while too much is unsent."""
+        stream = self._stream
+        if not self._clear or stream.fenced:
+            await self._may_write()
+        stream.write(data)
+        if stream.congested:
+            await stream.drained()
+
+    async def _may_write(self) -> None:
+        own = self._is_own()
+        if own and self._stream.fenced and not self.handed_off:
+            self._keeper.left_boundary(self._session)  # a timeout of the handler's own woke it
+        while self._stream.fenced and not self.handed_off:
+            waiter = asyncio.get_running_loop().create_future()
+            self._fence_waiters.append(waiter)
+            await waiter
+        if self.handed_off:
+            if own:
+                raise HandedOff
+            raise ConnectionMoved(f"connection {self.id} has moved to another process; nothing was sent")
+        self._touch()
+
+    def write_eof(self) -> None:
+        """End this direction (half-close): what is unsent is sent, then the end; frames still come in."""
+        if not self.handed_off:
+            self._touch()
+            self._stream.shut_write()
+
+    def close(self) -> None:
+        """End the connection: what is unsent is sent first. Does nothing once it has moved."""
+        self._end(self._stream.close)
+
+    def abort(self) -> None:
+        """Reset the connection at once, so that the peer cannot take what it got for complete."""
+        self._end(self._stream.abort)
+
+    def _end(self, how: Callable[[], None]) -> None:
+        if self.handed_off:
+            return
+        if self._stream.fenced and self._stream.life is Life.OPEN:
+            # Offered at this moment. If it comes back it ends; if it moves, it is not ours to end.
+            self._close_later = how
+            self._keeper.left_boundary(self._session)
+            return
+        self._touch()
+        how()
+        self._wake()
+
+    # -- moving --------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """The session that the connection belongs to."""
+        return self._session
+
+    @property
+    def movable(self) -> bool:
+        """Whether the handler lets the connection move. Set it to ``False, "reason"`` or to ``True``."""
+        return self._immovable is None
+
+    @movable.setter
+    def movable(self, value: bool | tuple[bool, str]) -> None:
+        allowed, reason = value if isinstance(value, tuple) else (value, "")
+        self._immovable = None if allowed else (reason or "the handler said so")
+        self._maybe_boundary()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a helper task that lives as long as the handler and does not keep it from moving.
+
+        It is cancelled before the connection is offered to a new process, and when the handler ends. The
+        resumed handler starts its helpers again. An exception in it is logged.
+        """
+        self._check_owner()
+        task = self._help(coroutine, f"{self.id}-helper")
+        task.add_done_callback(self._helper_failed)
+        return task
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` when the connection really ends, and not when it moves.
+
+        A resumed handler registers anew: callbacks do not travel.
+        """
+        self._end_callbacks.append(callback)
+
+    def _help(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        if self._helper_scope is None:
+            self._helper_scope = Scope(self._maybe_boundary)
+        task = self._helper_scope.run(coroutine, name)
+        self._helpers.add(task)
+        task.add_done_callback(self._helper_done)
+        return task
+
+    def _helper_done(self, task: asyncio.Task[Any]) -> None:
+        self._helpers.discard(task)
+        if not self._helpers:
+            self._maybe_boundary()
+
+    def _helper_failed(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.event(logging.ERROR, "helper-failed", exc_info=error, connection=self.id)
+
+    # -- what the server does with it ----------------------------------------------------------------
+
+    def _start(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
+        """Run the handler in a scope of its own."""
+        self._scope = Scope(self._maybe_boundary)
+        self._task = self._scope.run(self._handle(handler), f"{self.id}-handler")
+
+    async def _handle(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
+        try:
+            await handler(self)
+        except HandedOff:
+            pass
+        except asyncio.CancelledError:
+            if not self.handed_off:
+                log.event(logging.DEBUG, "handler-cancelled", connection=self.id)
+        except (ConnectionError, FramingError, ConnectionMoved) as error:
+            level = logging.WARNING if isinstance(error, FramingError) else logging.INFO
+            log.event(level, "connection-ended", connection=self.id, reason=str(error))
+        except BaseExceptionGroup as group:
+            rest = group.split(HandedOff)[1]
+            if rest is not None:
+                log.event(logging.ERROR, "handler-failed", exc_info=rest, connection=self.id)
+        except Exception as error:  # noqa: BLE001 - a handler's fault ends its own connection only
+            log.event(logging.ERROR, "handler-failed", exc_info=error, connection=self.id)
+        finally:
+            self._stop_helpers()
+            self._leave_scope()
+
+    def _leave_scope(self) -> None:
+        """The handler is over: end the connection, unless it has moved."""
+        if not self.handed_off:
+            self._stream.flush()
+            self._end(self._finish)
+
+    def _finish(self) -> None:
+        callbacks, self._end_callbacks = self._end_callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - one callback's fault is not the others'
+                log.event(logging.ERROR, "end-callback-failed", exc_info=error, connection=self.id)
+        self._keeper.connection_ending(self)
+        self._stream.close()
+
+    def _obstacle(self) -> tuple[str, str] | None:
+        if self._stream.life is not Life.OPEN or (self._task is not None and self._task.done()):
+            return "ending", "it is being closed"
+        if self._task is None:
+            return None
+        if self._immovable is not None:
+            return "not-movable", self._immovable
+        if self._scope is not None and self._scope.tasks:
+            return "handler-tasks", ", ".join(self._scope.names())
+        if not self._parked or (self._awaited is not None and self._awaited_has_result()):
+            return "no-boundary", "its handler works on a frame"
+        return None
+
+    def _awaited_has_result(self) -> bool:
+        task = self._awaited
+        return task is not None and task.done() and not (task.cancelled() and self._helpers_stopped)
+
+    def _maybe_boundary(self) -> None:
+        if self._gated and not self.handed_off:
+            self._keeper.at_boundary(self._session)
+
+    def _gate(self, closed: bool) -> None:
+        self._gated = closed
+        self._clear = not closed and self._on_touch is None and not self.handed_off
+        self._stream.gate(closed)
+        if not closed:
+            if self._task is None:
+                self._keeper.start_handler(self)
+            self._wake()
+
+    def _stop_helpers(self) -> bool:
+        if self._helpers:
+            self._helpers_stopped = True
+            for task in self._helpers:
+                task.cancel()
+        return not self._helpers and not (self._helper_scope and self._helper_scope.tasks)
+
+    def _hand_off(self) -> None:
+        """The connection has moved: unwind the handler."""
+        self.handed_off = True
+        self._clear = False
+        self._wake()
+        self._unfenced()
+
+    def _unfenced(self) -> None:
+        """The session goes on here, or has moved: let go who waited to know."""
+        how, self._close_later = self._close_later, None
+        if how is not None and not self.handed_off:
+            self._end(how)
+        waiters, self._fence_waiters = self._fence_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _touch(self) -> None:
+        """Note in shared memory that this process has acted on the session, before it does."""
+        if self._on_touch is not None:
+            self._on_touch()
+            self._touched()
+
+    def _expect_touch(self, on_touch: Callable[[], None]) -> None:
+        self._on_touch = on_touch
+        self._stream.before_input = self._touch
+        self._clear = False
+
+    def _touched(self) -> None:
+        """Nothing has to be noted any more: it is noted, or nobody would read it."""
+        self._on_touch = None
+        self._stream.before_input = None
+        self._clear = not self._gated and not self.handed_off
+
+    # -- waiting -------------------------------------------------------------------------------------
+
+    async def _park(self) -> None:
+        """Stand at the boundary until something may have changed."""
+        if self._waiter is not None:
+            raise RuntimeError("another task of this handler waits for the next frame already")
+        self._stream.flush()
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._parked = asyncio.current_task() is self._task
+        if self._gated:
+            self._maybe_boundary()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._parked = False
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _on_input(self) -> None:
+        if self._task is None:
+            self._keeper.start_handler(self)
+        elif not self._gated:
+            self._wake()
+
+    def _on_stream_closed(self) -> None:
+        self._wake()
+        self._keeper.connection_closed(self)
+
+    def _check_owner(self) -> None:
+        if self.handed_off:
+            raise HandedOff
+
+    def _is_own(self) -> bool:
+        return bool(
+            (self._scope is not None and self._scope.current)
+            or (self._helper_scope is not None and self._helper_scope.current)
+        )
+
+
+class Merge:
+    """Frames and queue items of one connection; see :meth:`Connection.merge`."""
+
+    def __init__(self, connection: Connection[Any], queues: tuple[asyncio.Queue[Any], ...]) -> None:
+        self._connection = connection
+        connection._merge = self
+        self._queues = queues
+        self._getters: dict[int, asyncio.Task[Any]] = {}
+        self._item_was_last = False
+
+    def __aiter__(self) -> Merge:
+        return self
+
+    async def __anext__(self) -> tuple[Any, Any]:
+        connection, stream = self._connection, self._connection._stream
+        while True:
+            connection._check_owner()
+            if not connection._gated:
+                self._collect()
+                frame = stream.frame_at_hand
+                if connection._items and not (frame and self._item_was_last):
+                    self._item_was_last = True
+                    connection._touch()
+                    index, item = connection._items.popleft()
+                    return self._queues[index], item
+                if frame:
+                    self._item_was_last = False
+                    connection._touch()
+                    return connection, stream.take()
+                if stream.input_over:
+                    connection._touch()
+                    self._stop()
+                    connection._raise_framing_error()
+                    raise StopAsyncIteration
+            await self._park()
+
+    def _collect(self) -> None:
+        """Take what is in the queues now, so that nothing depends on which task runs first."""
+        for index, queue in enumerate(self._queues):
+            while not queue.empty() and index not in self._getters:
+                self._connection._items.append((index, queue.get_nowait()))
+
+    async def _park(self) -> None:
+        connection = self._connection
+        if not connection._helpers_stopped:
+            for index, queue in enumerate(self._queues):
+                if index not in self._getters:
+                    task = connection._help(queue.get(), f"{connection.id}-merge")
+                    self._getters[index] = task
+                    task.add_done_callback(partial(self._got, index))
+        await connection._park()
+
+    def _got(self, index: int, task: asyncio.Task[Any]) -> None:
+        self._getters.pop(index, None)
+        if not task.cancelled():
+            self._connection._items.append((index, task.result()))
+            self._connection._wake()
+
+    def _stop(self) -> None:
+        for task in self._getters.values():
+            task.cancel()
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable

@@ -1,0 +1,268 @@
+"""All sessions and listeners of a process: what accepts, adopts, starts handlers, and ends them.
+
+The engine knows nothing of handoffs but three hooks: who wants to hear of boundaries (``mover``), who
+must have a copy of each new connection before it is read (``on_newcomer``), and who keeps copies that are
+to be dropped when a connection is over (``on_ended``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+from hotfd import _core
+from hotfd.framing import Framing
+from hotfd.server import tasks
+from hotfd.server.connection import Connection, Keeper
+from hotfd.server.listener import Listener
+from hotfd.server.session import Session
+from hotfd.server.stream import Life
+from hotfd.state import Codec
+
+Handler = Callable[[Connection[Any]], Awaitable[None]]
+
+SLICE: Final = 64
+"""Handlers of idle adopted connections that are started in one turn of the loop."""
+
+STOP_LIMIT: Final = 10.0
+"""Seconds that a stopping server gives its connections to send what is unsent."""
+
+
+class Engine:
+    """Serves connections.
+
+    Args:
+        handler: the coroutine function that serves one connection.
+        framing: where frames end.
+        codec: the state of a connection.
+    """
+
+    def __init__(self, handler: Handler, framing: Framing, codec: Codec[Any]) -> None:
+        self.handler = handler
+        self.framing = framing
+        self.codec = codec
+        self.listeners: dict[str, Listener] = {}
+        self.sessions: dict[str, Session] = {}
+        self.mover: Keeper | None = None
+        self.on_newcomer: Callable[[Connection[Any]], Callable[[], None] | None] | None = None
+        self.stopping = False
+        self.on_ended: Callable[[int], None] | None = None
+        self._closing: set[Connection[Any]] = set()
+        self._unstarted: deque[Connection[Any]] = deque()
+        self._slicing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop = asyncio.get_running_loop()
+        self._prefix = secrets.token_hex(4)
+        self._count = 0
+        tasks.install(self._loop)
+
+    # -- listeners -----------------------------------------------------------------------------------
+
+    def bind(self, specs: Iterable[str]) -> None:
+        """Make a listening socket for each address that has none.
+
+        Raises:
+            OSError, ValueError: one cannot be made; those made before it stay, and are closed by ``stop``.
+        """
+        for spec in specs:
+            if spec not in self.listeners:
+                self.listeners[spec] = Listener.bind(spec, self._accepted)
+
+    def inherit(self, spec: str, sock: socket.socket) -> None:
+        """Take over a listening socket; the engine owns it from here on."""
+        self.listeners[spec] = Listener(spec, sock, self._accepted)
+
+    def start_accepting(self) -> None:
+        """Poll all listeners."""
+        for listener in self.listeners.values():
+            listener.start()
+
+    def stop_accepting(self) -> None:
+        """Poll no listener; their queues go on to fill."""
+        for listener in self.listeners.values():
+            listener.stop()
+
+    def close_listeners(self, *, unlink: bool) -> None:
+        """Close all listeners; see :meth:`Listener.close`."""
+        for listener in self.listeners.values():
+            listener.close(unlink=unlink)
+        self.listeners.clear()
+
+    # -- connections ---------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """How many connections are served."""
+        return sum(len(session.connections) for session in self.sessions.values())
+
+    def _accepted(self, listener: Listener, sock: socket.socket, peername: Any) -> None:
+        self.welcome(listener.spec, sock, peername)
+
+    def welcome(self, listener: str, sock: socket.socket, peername: Any) -> None:
+        """Serve a fresh connection; the engine owns the socket from here on."""
+        if sock.family != socket.AF_UNIX:
+            with suppress(OSError):  # reset by the peer already, as the first read will tell
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._count += 1
+        id = f"{self._prefix}-{self._count}"
+        session = Session(id)
+        connection: Connection[Any] = Connection(
+            id,
+            sock,
+            self.framing,
+            self.codec.new(),
+            session,
+            listener=listener,
+            peername=peername,
+            resumed=False,
+            keeper=self,
+        )
+        self._keep(session)
+        if self.on_newcomer is not None and (touch := self.on_newcomer(connection)) is not None:
+            connection._expect_touch(touch)
+        connection._start(self.handler)
+        connection._stream.start()
+
+    def welcome_descriptor(self, listener: str, fd: int) -> None:
+        """Serve a fresh connection of which only the descriptor is at hand; the engine owns it from here on."""
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        try:
+            peername = sock.getpeername()
+        except OSError:  # the peer is gone; the handler will see the end
+            peername = None
+        self.welcome(listener, sock, peername)
+
+    def adopt(self, sessions: Iterable[Session]) -> None:
+        """Serve sessions that were served before. Their idle handlers start in slices, the others at once."""
+        for session in sessions:
+            self._keep(session)
+            for connection in session.connections:
+                stream = connection._stream
+                stream.start()
+                if stream.frame_at_hand or stream.input_over or connection._items:
+                    connection._start(self.handler)
+                else:
+                    self._unstarted.append(connection)
+        self._start_slice_soon()
+
+    def _start_slice_soon(self) -> None:
+        if self._unstarted and not self._slicing:
+            self._slicing = True
+            self._loop.call_soon(self._start_slice)
+
+    def _start_slice(self) -> None:
+        self._slicing = False
+        for _ in range(min(SLICE, len(self._unstarted))):
+            connection = self._unstarted.popleft()
+            stream = connection._stream
+            if connection._task is None and stream.life is Life.OPEN and not connection._gated:
+                connection._start(self.handler)
+        self._start_slice_soon()
+
+    def _keep(self, session: Session) -> None:
+        self.sessions[session.id] = session
+        self._idle.clear()
+
+    def release(self, session: Session) -> None:
+        """Serve a session no more; it lives on elsewhere, or as another object here."""
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
+            self._check_idle()
+
+    # -- what connections tell (Keeper) ----------------------------------------------------------------
+
+    def start_handler(self, connection: Connection[Any]) -> None:
+        """An adopted connection whose handler waits for its slice has input."""
+        connection._start(self.handler)
+
+    def at_boundary(self, session: Session) -> None:
+        """Tell the mover."""
+        if self.mover is not None:
+            self.mover.at_boundary(session)
+
+    def left_boundary(self, session: Session) -> None:
+        """Tell the mover."""
+        if self.mover is not None:
+            self.mover.left_boundary(session)
+
+    def connection_ending(self, connection: Connection[Any]) -> None:
+        """The handler is over; the stream sends what is unsent, and closes."""
+        session = connection._session
+        if connection in session.connections:
+            session.connections.remove(connection)
+            if connection._stream.life is not Life.CLOSED:
+                self._closing.add(connection)
+        if not session.connections:
+            if self.sessions.get(session.id) is session:
+                del self.sessions[session.id]
+            if self.mover is not None:
+                self.mover.at_boundary(session)
+        self._check_idle()
+
+    def connection_closed(self, connection: Connection[Any]) -> None:
+        """Forget a connection; whoever has a copy drops it."""
+        if self.on_ended is not None and connection._cookie is not None:
+            self.on_ended(connection._cookie)
+        self._closing.discard(connection)
+        if connection._task is None:
+            self.connection_ending(connection)
+        self._check_idle()
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def _check_idle(self) -> None:
+        if not self.sessions and not self._closing:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no connection is served and none is on its way out."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """End every connection in order, within ``STOP_LIMIT`` seconds; then what is left is reset."""
+        self.stopping = True
+        self.close_listeners(unlink=True)
+        for connection in self._all():
+            if connection._task is None:
+                connection.close()
+            else:
+                connection._task.cancel()
+        try:
+            async with asyncio.timeout(STOP_LIMIT):
+                await self._idle.wait()
+        except TimeoutError:
+            for connection in [*self._all(), *self._closing]:
+                connection._stream.abort()
+
+    def abandon(self) -> None:
+        """Let go of everything without a trace on the wire: another process serves it."""
+        self.close_listeners(unlink=False)
+        for session in list(self.sessions.values()):
+            session.gate(True)
+            session.fence()
+            for connection in session.connections:
+                connection._hand_off()
+                connection._stream.let_go()
+        for connection in list(self._closing):
+            connection._stream.fence()
+            connection._stream.let_go()
+        self.sessions.clear()
+        self._closing.clear()
+        self._idle.set()
+
+    def _all(self) -> list[Connection[Any]]:
+        return [connection for session in self.sessions.values() for connection in session.connections]
+
+
+def cookie_of(connection: Connection[Any]) -> int:
+    """Return the SO_COOKIE of a connection's socket, and remember it there."""
+    if connection._cookie is None:
+        connection._cookie = _core.cookies([connection._stream.fileno()])[0]
+    return connection._cookie

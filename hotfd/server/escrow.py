@@ -1,0 +1,84 @@
+"""What the old process still holds of what it has given away, until the new process has proved itself.
+
+The escrow owns one copy of each committed connection's descriptor, and of each connection that the new
+process has accepted. They are never read, written or shut down here; they are either closed without a
+trace (the new process's copy lives on), or, when the new process has died, given back.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from hotfd.transfer.channel import close_all
+from hotfd.transfer.offer import Bundle
+
+
+@dataclass(slots=True)
+class Newcomer:
+    """A copy of a connection that the new process accepted."""
+
+    fd: int
+    slot: int
+    listener: str
+
+
+class Escrow:
+    """Holds committed sessions and newcomers."""
+
+    def __init__(self) -> None:
+        self._bundles: dict[int, Bundle] = {}
+        self._by_cookie: dict[int, tuple[int, int]] = {}  # cookie -> wire id, descriptor
+        self._newcomers: dict[int, Newcomer] = {}
+
+    def hold(self, wire_id: int, bundle: Bundle) -> None:
+        """Keep a committed session; the escrow owns the bundle's descriptors from here on."""
+        self._bundles[wire_id] = bundle
+        for record, fd in zip(bundle.connections, bundle.descriptors, strict=True):
+            self._by_cookie[record.cookie] = (wire_id, fd)
+
+    def hold_newcomer(self, cookie: int, newcomer: Newcomer) -> None:
+        """Keep a copy of what the new process accepted; the escrow owns its descriptor from here on."""
+        before = self._newcomers.pop(cookie, None)
+        if before is not None:
+            os.close(before.fd)
+        self._newcomers[cookie] = newcomer
+
+    def drop(self, cookie: int) -> None:
+        """The connection is over: close the copy. Unknown cookies say nothing."""
+        newcomer = self._newcomers.pop(cookie, None)
+        if newcomer is not None:
+            os.close(newcomer.fd)
+        wire_id, fd = self._by_cookie.pop(cookie, (-1, -1))
+        if fd >= 0:
+            bundle = self._bundles[wire_id]
+            at = bundle.descriptors.index(fd)
+            del bundle.descriptors[at], bundle.connections[at]
+            os.close(fd)
+
+    def take(self, wire_id: int) -> Bundle:
+        """Give a session back; the caller owns its descriptors. Connections that ended are not in it."""
+        bundle = self._bundles.pop(wire_id)
+        for record in bundle.connections:
+            del self._by_cookie[record.cookie]
+        return bundle
+
+    @property
+    def newcomers(self) -> list[Newcomer]:
+        """The newcomers that are held."""
+        return list(self._newcomers.values())
+
+    def take_newcomers(self) -> list[Newcomer]:
+        """Give all newcomers back; the caller owns their descriptors."""
+        newcomers = list(self._newcomers.values())
+        self._newcomers.clear()
+        return newcomers
+
+    def close(self) -> None:
+        """Close every copy; the new process's own live on. Idempotent."""
+        for bundle in self._bundles.values():
+            close_all(bundle.descriptors)
+        close_all([newcomer.fd for newcomer in self._newcomers.values()])
+        self._bundles.clear()
+        self._by_cookie.clear()
+        self._newcomers.clear()

@@ -1,0 +1,472 @@
+"""The sessions of a handoff on their way: which wait, which are offered, which unwind, which are gone.
+
+:class:`Moving` is the old process's book of one handoff's sessions. It fences, offers, commits, revokes
+and restores; :mod:`hotfd.server.cutover` decides when. Who owns a session's descriptors:
+
+* its streams, from the beginning until COMMIT is queued, also while it is offered;
+* the escrow from then on;
+* its new streams, when it is restored from the escrow or from an offer whose handlers had unwound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from hotfd import _core, log
+from hotfd.errors import HandoffRefused, StateError
+from hotfd.server.escrow import Escrow
+from hotfd.server.snapshot import capture, restore
+from hotfd.state import encode_any
+from hotfd.transfer.offer import CONNECTIONS_PER_PART, Bundle, pack
+from hotfd.wire import messages as m
+from hotfd.wire.records import SessionRecord
+from hotfd.wire.sender import OPEN, Sender
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hotfd.server.engine import Engine
+    from hotfd.server.session import Session
+    from hotfd.transfer.channel import Channel
+
+UNWIND_LIMIT: Final = 1.0
+"""Seconds that the ``finally`` blocks of a moved session's handlers may take before they are cancelled."""
+
+PROCESS: Final = ""
+"""The id of the pseudo-session that carries the process-wide state; no connection belongs to it."""
+
+
+@dataclass(slots=True)
+class Item:
+    """One session that is offered. ``session`` is None for the process-wide state."""
+
+    wire_id: int
+    session: Session | None
+    bundle: Bundle
+    offered_at: float
+    unwinding: int = 0
+    unwound: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of sessions and connections, by fate."""
+
+    sessions: Counter[str] = field(default_factory=Counter)
+    connections: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def count(self, fate: str, connections: int, reason: str | None = None) -> None:
+        """Count one session of so many connections."""
+        self.sessions[fate] += 1
+        self.connections[fate] += connections
+        if reason is not None:
+            self.reasons[reason] += 1
+
+
+class Moving:
+    """The book of one handoff.
+
+    Args:
+        engine: whose sessions move.
+        machine: the protocol's state.
+        channel: to the new process.
+        hold_commits: commit nothing before :meth:`commit_all` (everything moves together).
+        on_change: called when something has happened that the driver may wait for.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        machine: Sender,
+        channel: Channel,
+        *,
+        hold_commits: bool,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.engine = engine
+        self.escrow = Escrow()
+        self.tally = Tally()
+        self.kept: dict[str, tuple[str, str]] = {}
+        self.first_refusal: m.Refusal | None = None
+        self.committed = 0
+        self._machine = machine
+        self._channel = channel
+        self._hold_commits = hold_commits
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._items: dict[int, Item] = {}
+        self._by_session: dict[Session, Item] = {}
+        self._waiting: dict[Session, None] = {}
+        self._ready: deque[Session] = deque()
+        self._committing: list[Item] = []
+        self._background: set[asyncio.Task[None]] = set()
+
+    # -- choosing ------------------------------------------------------------------------------------
+
+    @property
+    def outstanding(self) -> int:
+        """How many sessions are offered, or accepted and not committed."""
+        return len(self._items)
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions have been asked to come to a boundary and have not."""
+        return len(self._waiting) + len(self._ready)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a session that was waited for has come to its boundary."""
+        return bool(self._ready)
+
+    @property
+    def gating(self) -> bool:
+        """Whether a session that was asked to come to a boundary is not there yet."""
+        return bool(self._waiting)
+
+    @property
+    def oldest_offer(self) -> float | None:
+        """When the oldest unanswered offer was made, by the loop's clock."""
+        return next((item.offered_at for item in self._items.values() if not item.unwinding and not item.unwound), None)
+
+    def want(self, session: Session) -> None:
+        """Ask a session to come to a boundary: its gate closes, and :attr:`has_ready` will tell."""
+        if session.connections and session not in self._by_session:
+            self._waiting[session] = None
+            session.gate(True)
+            self.at_boundary(session)
+
+    def at_boundary(self, session: Session) -> None:
+        """A gated session may be at a boundary, or over (see :class:`hotfd.server.connection.Keeper`)."""
+        if session not in self._waiting:
+            return
+        if not session.connections:
+            del self._waiting[session]
+            self._on_change()
+        elif session.obstacle() is None and session.stop_helpers() and session.obstacle() is None:
+            del self._waiting[session]
+            self._ready.append(session)
+            self._on_change()
+
+    def batch(self) -> list[Session]:
+        """Take sessions that stand at a boundary now, as many as fit one part of an offer."""
+        chosen: list[Session] = []
+        room = CONNECTIONS_PER_PART
+        while self._ready and (not chosen or room >= len(self._ready[0].connections)):
+            session = self._ready.popleft()
+            if not session.connections:
+                continue
+            if session.obstacle() is not None:
+                self._waiting[session] = None  # it has left the boundary since; it will come back to one
+                continue
+            room -= len(session.connections)
+            chosen.append(session)
+        return chosen
+
+    def take_all_ready(self) -> list[Session] | None:
+        """Take all sessions, if every one of them still stands at its boundary; else None."""
+        sessions = [session for session in self._ready if session.connections]
+        if self._waiting or any(session.obstacle() is not None for session in sessions):
+            return None
+        self._ready.clear()
+        return sessions
+
+    def give_up_waiting(self) -> list[tuple[Session, tuple[str, str]]]:
+        """Open the gates of all sessions that have come to no boundary.
+
+        Returns:
+            each with its reason code and what it is about.
+        """
+        leftover = [*self._waiting, *self._ready]
+        self._waiting.clear()
+        self._ready.clear()
+        found = []
+        for session in leftover:
+            if session.connections:
+                obstacle = session.obstacle() or ("no-boundary", "it came too late")
+                self.reopen(session)
+                found.append((session, obstacle))
+        return found
+
+    def reopen(self, session: Session) -> None:
+        """Let a session that was gated, and not offered, go on."""
+        if session.disturbed and session.obstacle() is None:
+            session.fence()
+            self._restart(session)
+        else:
+            session.gate(False)
+
+    # -- offering ------------------------------------------------------------------------------------
+
+    def offer(self, sessions: list[Session], process: bytes | None = None) -> None:
+        """Fence sessions at their boundary, write them down, and offer them.
+
+        A session whose state cannot travel goes on here and is counted as kept.
+
+        Raises:
+            HandoffRefused: no descriptor is left for the offer, or the new process reads nothing; what was
+                offered is still the caller's to take back.
+        """
+        bundles: list[tuple[Session | None, Bundle]] = []
+        first = self._machine.next_session
+        if process is not None:
+            bundles.append((None, Bundle(SessionRecord(first, PROCESS, 0), [], [])))
+        for session in sessions:
+            session.fence()
+            try:
+                bundles.append((session, capture(session, first + len(bundles), self.engine.codec.encode)))
+            except StateError as error:
+                self._keep(session, "state-encode", str(error))
+                session.resume()
+        if not bundles:
+            return
+        offer, _ = self._machine.offer(len(bundles))
+        now = self._loop.time()
+        for session_or_none, bundle in bundles:
+            item = Item(bundle.record.session, session_or_none, bundle, now)
+            self._items[item.wire_id] = item
+            if session_or_none is not None:
+                self._by_session[session_or_none] = item
+        try:
+            for part in pack(offer, first, [bundle for _, bundle in bundles], process):
+                self._channel.send(part.message, [part.memfd, *part.descriptors], owned=[part.memfd])
+        except OSError as error:
+            raise HandoffRefused(
+                "descriptor-limit", f"no descriptor or memory for an offer ({error.strerror}); raise LimitNOFILE"
+            ) from error
+        except BufferError as error:
+            raise HandoffRefused("new-hung", str(error)) from error
+
+    def _keep(self, session: Session, code: str, detail: str) -> None:
+        self.kept[session.id] = (code, detail)
+        self.tally.count("kept", len(session.connections), code)
+        log.event(logging.WARNING, "session-kept", session=session.id, code=code, reason=detail)
+
+    # -- answers -------------------------------------------------------------------------------------
+
+    def accepted(self, ids: Iterable[int]) -> None:
+        """The new process can serve these: unwind their handlers, then commit."""
+        for id in ids:
+            self._unwind(self._items[id])
+        self._on_change()
+
+    def _unwind(self, item: Item) -> None:
+        """Let the handlers of an accepted session end; with none running there is nothing to wait for."""
+        for connection in item.session.connections if item.session is not None else ():
+            task = connection._task
+            connection._hand_off()
+            if task is not None and not task.done():
+                item.unwinding += 1
+                task.add_done_callback(partial(self._handler_unwound, item))
+        if item.unwinding:
+            item.timer = self._loop.call_later(UNWIND_LIMIT, self._unwind_overdue, item)
+        else:
+            self._unwound(item)
+
+    def _handler_unwound(self, item: Item, task: asyncio.Task[None]) -> None:
+        item.unwinding -= 1
+        if not item.unwinding:
+            self._unwound(item)
+
+    def _unwind_overdue(self, item: Item) -> None:
+        """Somebody's ``finally`` takes too long: cancel it. It can harm nothing, writing raises."""
+        item.timer = None
+        assert item.session is not None
+        log.event(logging.WARNING, "handler-slow-to-unwind", session=item.session.id)
+        for connection in item.session.connections:
+            if connection._task is not None:
+                connection._task.cancel()
+        self._unwound(item)
+
+    def _unwound(self, item: Item) -> None:
+        if item.timer is not None:
+            item.timer.cancel()
+            item.timer = None
+        if item.unwound or item.wire_id not in self._items:
+            return
+        item.unwound = True
+        if not self._committing and not self._hold_commits:
+            self._loop.call_soon(self._commit_some)
+        self._committing.append(item)
+        self._on_change()
+
+    @property
+    def all_unwound(self) -> bool:
+        """Whether every offered session is accepted and has unwound."""
+        return all(item.unwound for item in self._items.values())
+
+    def _commit_some(self) -> None:
+        items, self._committing = self._committing, []
+        self._commit([item for item in items if item.wire_id in self._items])
+
+    def commit_all(self) -> None:
+        """Commit everything, which must be accepted and unwound."""
+        assert self.all_unwound
+        self._commit(list(self._items.values()))
+
+    def _commit(self, items: list[Item]) -> None:
+        if not items:
+            return
+        for message in self._machine.commit(item.wire_id for item in items):
+            self._channel.send(message)
+        for item in items:
+            del self._items[item.wire_id]
+            session = item.session
+            if session is not None:
+                for connection in session.connections:
+                    connection._stream.detach()
+                del self._by_session[session]
+                self.engine.release(session)
+                self.tally.count("moved", len(item.bundle.connections))
+            self.escrow.hold(item.wire_id, item.bundle)
+            self.committed += 1
+        self._on_change()
+
+    def refused(self, refusals: Iterable[m.Refusal]) -> None:
+        """The new process cannot serve these: they go on here."""
+        for refusal in refusals:
+            item = self._items.pop(refusal.id)
+            self.first_refusal = self.first_refusal or refusal
+            if item.session is not None:
+                del self._by_session[item.session]
+                self._keep(item.session, refusal.code, refusal.detail)
+                self._go_on(item)
+        self._on_change()
+
+    # -- taking back ---------------------------------------------------------------------------------
+
+    def left_boundary(self, session: Session) -> None:
+        """An offered session is to end, or its handler was woken: take it back, it is not committed."""
+        item = self._by_session.get(session)
+        if item is None or item.unwound or item.unwinding or self._hold_commits:
+            return
+        self._start(self._revoke([item], then_want=True))
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _revoke(self, items: list[Item], *, then_want: bool) -> None:
+        # One that the new process has refused needs no revocation, only to go on.
+        live = [item.wire_id for item in items if self._machine.sessions[item.wire_id] in OPEN]
+        for message in self._machine.revoke(live):
+            self._channel.send(message)
+        for item in items:
+            del self._items[item.wire_id]
+            if item.session is not None:
+                del self._by_session[item.session]
+        # Served again only once the revocation is in the kernel: were this process to die before that,
+        # the new one would find an offer without a revocation, and own what has gone on here.
+        if not await self._channel.flushed():
+            await asyncio.sleep(0)  # the channel is gone, and with it the process; the driver rolls back
+        for item in items:
+            self._go_on(item)
+            if then_want and item.session is not None:
+                self.want(item.session)
+        self._on_change()
+
+    def revoke_all(self) -> asyncio.Task[None] | None:
+        """Take back what is offered and not committed, while the new process may be alive.
+
+        Returns:
+            a task that ends when it goes on here, or None when nothing was open.
+        """
+        if not self._items:
+            return None
+        return self._start(self._revoke(list(self._items.values()), then_want=False))
+
+    def resume_uncommitted(self) -> None:
+        """Go on with what was never committed; the new process is certainly dead."""
+        items, self._items = list(self._items.values()), {}
+        self._by_session.clear()
+        for item in items:
+            self._go_on(item)
+
+    def _go_on(self, item: Item) -> None:
+        """Serve a session here again that was offered and not committed."""
+        if item.timer is not None:
+            item.timer.cancel()
+        session = item.session
+        if session is None:
+            return
+        if any(connection.handed_off for connection in session.connections) or session.disturbed:
+            self._restart(session, item.bundle)
+        else:
+            session.resume()
+
+    def _restart(self, session: Session, bundle: Bundle | None = None) -> None:
+        """Serve a fenced session with fresh handlers: the old ones have unwound, or lost their helpers."""
+        try:
+            bundle = bundle or capture(session, 0, self.engine.codec.encode)
+        except StateError as error:
+            log.event(logging.ERROR, "session-not-restartable", session=session.id, reason=str(error))
+            session.resume()
+            return
+        states = [connection.state for connection in session.connections]
+        for connection in session.connections:
+            connection._hand_off()
+            connection._stream.detach()
+        self.engine.release(session)
+        self.engine.adopt([restore(bundle, states, self.engine.framing, self.engine)])
+
+    def restore_committed(self, wire_id: int, read: Callable[[bytes], Any]) -> None:
+        """Serve a committed session here again; the new process is certainly dead and had not touched it."""
+        bundle = self.escrow.take(wire_id)
+        if not bundle.connections:
+            return  # the process-wide state, which is still here; or a session that has ended
+        states = [read(record.state) for record in bundle.connections]
+        self.engine.adopt([restore(bundle, states, self.engine.framing, self.engine)])
+        self._recount(bundle, "returned")
+
+    def close_committed(self, wire_id: int) -> None:
+        """End a committed session that was touched and whose process is dead: reset its connections.
+
+        An orderly end would pass a truncation off as complete.
+        """
+        bundle = self.escrow.take(wire_id)
+        if bundle.connections:
+            for fd in bundle.descriptors:
+                reset(fd)
+            self._recount(bundle, "closed")
+            self.tally.reasons["lost-in-new-process"] += 1
+
+    def _recount(self, bundle: Bundle, fate: str) -> None:
+        self.tally.sessions["moved"] -= 1
+        self.tally.connections["moved"] -= len(bundle.connections)
+        self.tally.count(fate, len(bundle.connections))
+
+    def close(self) -> None:
+        """Forget the book; nothing of it is open any more but the escrow, which is closed here."""
+        for task in self._background:
+            task.cancel()
+        self.escrow.close()
+
+
+def process_state(value: Any) -> bytes:
+    """Encode the process-wide state.
+
+    Raises:
+        HandoffRefused: it cannot travel.
+    """
+    try:
+        return encode_any(value)
+    except StateError as error:
+        raise HandoffRefused("state-encode", f"export_state returned what cannot travel: {error}") from error
+
+
+def reset(fd: int) -> None:
+    """Reset a connection and close its descriptor, which the caller gives up."""
+    with suppress(OSError):  # no TCP, or not connected any more; closing is then enough
+        _core.abort(fd)
+    os.close(fd)

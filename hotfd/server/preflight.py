@@ -1,0 +1,92 @@
+"""What is known before anything is started: limits, supervision, and what would move."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import TYPE_CHECKING, Final
+
+from hotfd.errors import HandoffRefused, StateError
+from hotfd.server.moving import Tally
+
+if TYPE_CHECKING:
+    from hotfd.server.engine import Engine
+    from hotfd.server.session import Session
+
+DESCRIPTOR_RESERVE: Final = 64
+"""Descriptors a server needs beside its connections: loop, channel, memfds, log files, libraries."""
+
+
+def check_supervision() -> None:
+    """Refuse what would take the service down when this process exits.
+
+    Raises:
+        HandoffRefused: somebody watches this very pid and cannot be told of another.
+    """
+    if os.getpid() == 1:
+        raise HandoffRefused(
+            "unsupervised",
+            "the server is pid 1, and its exit would end the container; start it under an init, or use --force",
+        )
+    # SYSTEMD_EXEC_PID names the process that systemd itself started (systemd.exec(5)); children inherit
+    # the variable, so it counts only where it is this process.
+    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) and not os.environ.get("NOTIFY_SOCKET"):
+        raise HandoffRefused(
+            "unsupervised",
+            "systemd would take the exit of this main process for the end of the service; "
+            "set Type=notify in the unit, or use --force",
+        )
+
+
+def check_limit(engine: Engine) -> None:
+    """Refuse what cannot fit: the new process inherits this one's limit and needs as many descriptors.
+
+    Raises:
+        HandoffRefused: the limit is too low.
+    """
+    needed = engine.connections + len(engine.listeners) + DESCRIPTOR_RESERVE
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise descriptor_limit(needed, limit, "this process")
+
+
+def descriptor_limit(needed: int, limit: int, who: str) -> HandoffRefused:
+    """Return the refusal for a process that may open too few descriptors."""
+    return HandoffRefused(
+        "descriptor-limit",
+        f"{who} may open {limit} descriptors and needs {needed}; raise LimitNOFILE= or ulimit -n "
+        "(hotfd doctor tells how), and restart or hand over again",
+    )
+
+
+def predict(engine: Engine, *, together: bool) -> Tally:
+    """Say what a handoff would do with each session now.
+
+    A session whose handler works on a frame counts as moved: it comes to its boundary. One that would not
+    come back exactly as it went is counted by reason as well.
+    """
+    tally = Tally()
+    for session in engine.sessions.values():
+        code = _verdict(engine, session)
+        stays = code is not None and code != "state-roundtrip"
+        tally.count("kept" if stays else "moved", len(session.connections), code)
+    if together and tally.sessions["kept"]:
+        count = sum(tally.connections.values())
+        tally.sessions.update({"kept": tally.sessions.pop("moved", 0)})
+        tally.connections.clear()
+        tally.connections["kept"] = count
+    return tally
+
+
+def _verdict(engine: Engine, session: Session) -> str | None:
+    obstacle = session.obstacle()
+    if obstacle is not None and obstacle[0] not in {"no-boundary", "ending"}:
+        return obstacle[0]
+    for connection in session.connections:
+        try:
+            engine.codec.encode(connection.state)
+            if engine.codec.roundtrips(connection.state) is not None:
+                return "state-roundtrip"
+        except StateError:
+            return "state-encode"
+    return None

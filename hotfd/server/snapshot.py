@@ -1,0 +1,130 @@
+"""A session at its boundary as records, and back again: what a handoff, a take-back and a test do."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hotfd import _core
+from hotfd.errors import StateError
+from hotfd.server.connection import Connection, Keeper
+from hotfd.server.session import Session
+from hotfd.state import decode_any, encode_any
+from hotfd.transfer.offer import Bundle
+from hotfd.wire.records import ConnectionRecord, SessionRecord
+
+if TYPE_CHECKING:
+    from hotfd.framing import Framing
+
+
+def capture(session: Session, wire_id: int, encode: Callable[[Any], bytes]) -> Bundle:
+    """Write a fenced session down.
+
+    Args:
+        session: the session; its streams are fenced, its helpers stopped.
+        wire_id: its id in the offer.
+        encode: the state codec's ``encode``.
+
+    Returns:
+        the records, and the descriptors, which stay the streams'.
+
+    Raises:
+        StateError: a state, or an item that waits in a merged queue, cannot travel.
+    """
+    connections = session.connections
+    descriptors = [connection._stream.fileno() for connection in connections]
+    records = [
+        _capture_connection(connection, wire_id, cookie, session.fenced_ns, encode)
+        for connection, cookie in zip(connections, _core.cookies(descriptors), strict=True)
+    ]
+    return Bundle(SessionRecord(wire_id, session.id, len(connections)), records, descriptors)
+
+
+def _capture_connection(
+    connection: Connection[Any], wire_id: int, cookie: int, fenced_ns: int, encode: Callable[[Any], bytes]
+) -> ConnectionRecord:
+    stream = connection._stream
+    if connection._merge is not None:
+        connection._merge._collect()
+    items = connection._items
+    return ConnectionRecord(
+        session=wire_id,
+        cookie=cookie,
+        id=connection.id,
+        listener=connection.listener,
+        family=stream.family,
+        peername=connection.peername,
+        state=encode(connection.state),
+        undelivered=stream.undelivered,
+        unsent=stream.unsent,
+        end_of_stream=stream.end_of_stream,
+        write_closed=stream.write_closed,
+        fenced_ns=fenced_ns,
+        merged=encode_any(list(items)) if items else None,
+    )
+
+
+def restore(
+    bundle: Bundle,
+    states: list[Any],
+    framing: Framing,
+    keeper: Keeper,
+    on_touch: Callable[[], None] | None = None,
+) -> Session:
+    """Make a session of its records; its connections own the bundle's descriptors from here on.
+
+    Args:
+        bundle: records and descriptors.
+        states: the decoded state of each connection.
+        framing: the server's framing.
+        keeper: who keeps the connections.
+        on_touch: notes that the session is acted on, or None when nobody would read that.
+
+    Returns:
+        the session, with streams that do not read yet.
+    """
+    session = Session(bundle.record.id)
+    for record, fd, state in zip(bundle.connections, bundle.descriptors, states, strict=True):
+        # With SOCK_NONBLOCK the object takes the descriptor for non-blocking, as it is, without a
+        # fcntl(2) that the other process would feel.
+        sock = socket.socket(record.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, fd)
+        peername = record.peername
+        connection: Connection[Any] = Connection(
+            record.id,
+            sock,
+            framing,
+            state,
+            session,
+            listener=record.listener,
+            peername=tuple(peername) if isinstance(peername, list) else peername,
+            resumed=True,
+            keeper=keeper,
+            on_touch=on_touch,
+            undelivered=record.undelivered,
+            unsent=record.unsent,
+            end_of_stream=record.end_of_stream,
+            write_closed=record.write_closed,
+        )
+        if record.merged is not None:
+            connection._items.extend(_items(record.merged))
+    return session
+
+
+def decode_states(bundle: Bundle, read: Callable[[bytes], Any]) -> list[Any]:
+    """Decode everything of a bundle that can fail, before it is accepted.
+
+    Raises:
+        StateError: this code cannot read it.
+    """
+    for record in bundle.connections:
+        if record.merged is not None:
+            _items(record.merged)
+    return [read(record.state) for record in bundle.connections]
+
+
+def _items(merged: bytes) -> list[tuple[int, Any]]:
+    items = decode_any(merged)
+    if not isinstance(items, list):
+        raise StateError("merge", "the undelivered items are no list")
+    return items

@@ -1,0 +1,527 @@
+"""One socket with its buffers: bytes in, frames out, and the other way; the seam below a connection.
+
+A stream registers its own descriptor with the loop instead of using an asyncio transport. So every byte
+is in exactly one place that can be named: the kernel, ``undelivered`` or ``unsent``; and letting go of a
+socket is two ``epoll_ctl`` calls.
+
+How a stream ends
+-----------------
+close(2) with unread input sends a reset, which can destroy bytes on their way to a slow client; and
+while any copy of the descriptor exists (another process's escrow), close(2) sends nothing at all. So a
+stream always ends by sending what is unsent, shutdown(SHUT_WR), reading to the peer's end or a limit, and
+only then close(2)::
+
+    OPEN --close()--> FLUSHING --unsent is empty--> DRAINING --peer's end, or limit--> CLOSED
+      |                  |                             |
+      +------------------+------- abort(), reset ------+--> CLOSED
+      +--detach()--> DETACHED     (the descriptor lives on elsewhere)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from hotfd import _core
+from hotfd.errors import ConnectionClosed, FramingError
+
+if TYPE_CHECKING:
+    from hotfd.framing import Framing
+
+READ_SIZE: Final = 1 << 16
+"""Bytes asked for per read: what one TCP window of a local client usually holds."""
+
+READ_HIGH_WATER: Final = 1 << 18
+"""Undelivered bytes above which a stream with a frame at hand stops reading."""
+
+WRITE_HIGH_WATER: Final = 1 << 16
+"""Unsent bytes above which ``send`` waits; asyncio's own default."""
+
+GATED_WRITE_HIGH_WATER: Final = 1 << 24
+"""The same while a handoff wants the session: unsent bytes travel, so a slow reader need not be waited
+for; a handler that writes without end still is."""
+
+COMPACT_AT: Final = 1 << 16
+"""Consumed bytes at the front of the buffer above which they are cut off."""
+
+FLUSH_LIMIT: Final = 30.0
+"""Seconds without progress after which a closing stream with unsent bytes is aborted."""
+
+DRAIN_LIMIT: Final = 5.0
+"""Seconds that a closed stream waits for the peer's end; nginx's lingering_timeout."""
+
+DRAIN_BYTES: Final = 1 << 24
+"""Bytes that are read and dropped while waiting for the peer's end."""
+
+
+class Life(enum.Enum):
+    """Where a stream is between its start and its end."""
+
+    OPEN = "open"
+    FLUSHING = "flushing"
+    DRAINING = "draining"
+    CLOSED = "closed"
+    DETACHED = "detached"
+
+
+class Stream:
+    """A connected stream socket, its framing and its buffers.
+
+    Args:
+        sock: the socket, non-blocking; the stream owns it until it is closed or detached.
+        framing: where frames end.
+        on_input: called when a frame, the peer's end or an error has become available.
+        on_closed: called once, when the descriptor is closed.
+        undelivered: bytes that were received already.
+        unsent: bytes that were written already.
+        end_of_stream: the peer's end was read already.
+        write_closed: this side's direction was shut down already.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_drained",
+        "_fd",
+        "_fenced",
+        "_flush_soon",
+        "_framing",
+        "_head",
+        "_loop",
+        "_maybe_more",
+        "_next",
+        "_on_closed",
+        "_on_input",
+        "_reading",
+        "_recv",
+        "_scan",
+        "_scanned",
+        "_send",
+        "_sock",
+        "_spans",
+        "_timer",
+        "_unsent",
+        "_write_waiter",
+        "_writing",
+        "before_input",
+        "end_of_stream",
+        "error",
+        "gated",
+        "life",
+        "write_closed",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        framing: Framing,
+        on_input: Callable[[], None],
+        on_closed: Callable[[], None],
+        *,
+        undelivered: bytes = b"",
+        unsent: bytes = b"",
+        end_of_stream: bool = False,
+        write_closed: bool = False,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._recv = sock.recv
+        self._send = sock.send
+        self._framing = framing
+        self._scan = framing.scanner().scan
+        self._on_input = on_input
+        self._on_closed = on_closed
+        self._buffer: bytes | bytearray = undelivered
+        self._head = 0  # the first byte that is not delivered
+        self._scanned = 0  # the first byte of the unfinished frame
+        self._spans: list[int] = []  # payload start, payload end, frame end; three per frame at hand
+        self._next = 0  # the first span that is not delivered
+        self._maybe_more = bool(undelivered)
+        self._unsent = bytearray(unsent)
+        self._reading = self._writing = self._flush_soon = self._fenced = False
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained = 0
+        self.life = Life.OPEN
+        self.error: OSError | FramingError | None = None
+        self.end_of_stream = end_of_stream
+        self.write_closed = write_closed
+        self.gated = False
+        self.before_input: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begin to read, and to send what is unsent."""
+        self._fenced = False
+        if self._maybe_more:
+            self._find_frames()
+        self._update_reading()
+        if self._unsent:
+            self._start_writing()
+
+    # -- towards the handler -------------------------------------------------------------------------
+
+    @property
+    def frame_at_hand(self) -> bool:
+        """Whether :meth:`take` has a frame."""
+        return bool(self._spans)
+
+    @property
+    def input_over(self) -> bool:
+        """Whether no frame will come after those at hand."""
+        return self.end_of_stream or self.error is not None or self.life is not Life.OPEN
+
+    def take(self) -> bytes:
+        """Return the payload of the next frame; it is delivered by this."""
+        spans, buffer, at = self._spans, self._buffer, self._next
+        start, end, self._head = spans[at], spans[at + 1], spans[at + 2]
+        frame = buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
+        at += 3
+        if at < len(spans):
+            self._next = at
+            return frame
+        spans.clear()
+        self._next = 0
+        if self._head == len(buffer):
+            self._buffer = b""
+            self._head = self._scanned = 0
+            self._maybe_more = False
+        elif self._head >= COMPACT_AT:
+            self._buffer = bytearray(memoryview(buffer)[self._head :])
+            self._scanned -= self._head
+            self._head = 0
+        if self._maybe_more:
+            self._find_frames()
+        if not self._reading:
+            self._update_reading()
+        return frame
+
+    def _on_readable(self) -> None:
+        if self.before_input is not None:
+            self.before_input()
+        try:
+            data = self._recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        if not data:
+            self.end_of_stream = True
+            self._update_reading()
+            self._on_input()
+            return
+        buffer = self._buffer
+        if not buffer:
+            self._buffer = data
+        elif type(buffer) is bytes:
+            joined = bytearray(memoryview(buffer)[self._head :])
+            joined += data
+            self._rebase(joined)
+        else:
+            buffer += data
+        self._find_frames()
+        if self._spans or self.error is not None:
+            if len(self._buffer) - self._head > READ_HIGH_WATER or self.error is not None:
+                self._update_reading()
+            self._on_input()
+
+    def _rebase(self, buffer: bytearray) -> None:
+        """Replace the buffer by one that begins at ``_head``."""
+        if self._head:
+            self._spans = [offset - self._head for offset in self._spans[self._next :]]
+            self._next = 0
+            self._scanned -= self._head
+            self._head = 0
+        self._buffer = buffer
+
+    def _find_frames(self) -> None:
+        """Look for complete frames behind those that are known."""
+        try:
+            found = self._scan(self._buffer, self._scanned)
+        except FramingError as error:
+            self._maybe_more = False
+            self.error = error
+            return
+        self._maybe_more = bool(found)  # a scan may stop early; it has found all when it finds none
+        if found:
+            self._spans += found
+            self._scanned = found[-1]
+
+    def _update_reading(self) -> None:
+        """Poll for input exactly when a byte would be welcome."""
+        wanted = (
+            not self._fenced
+            and not self.end_of_stream
+            and (
+                self.life is Life.DRAINING
+                or (
+                    self.life is Life.OPEN
+                    and self.error is None
+                    and not (self._spans and len(self._buffer) - self._head > READ_HIGH_WATER)
+                )
+            )
+        )
+        if wanted and not self._reading:
+            self._reading = True
+            callback = self._on_drainable if self.life is Life.DRAINING else self._on_readable
+            self._loop.add_reader(self._fd, callback)
+        elif not wanted and self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _fail(self, error: OSError) -> None:
+        """The connection is lost: a reset, a timeout, or an error of the socket."""
+        if self.life in {Life.CLOSED, Life.DETACHED}:
+            return
+        self.error = error
+        if self.life is Life.OPEN:
+            self._unsent.clear()
+            self._stop_writing()
+            self._update_reading()
+            self._wake_writer()
+            self._on_input()
+        else:
+            self._finish()
+
+    # -- towards the peer ----------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or keep them until the kernel takes them.
+
+        While more frames are at hand, replies are gathered and sent together, in this turn of the loop
+        at the latest: a pipelined client costs one send per batch, not one per frame.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+        """
+        if self.life is not Life.OPEN or self.write_closed:
+            raise ConnectionClosed("the connection is closed")
+        if isinstance(self.error, OSError):
+            raise ConnectionClosed(f"the connection is lost: {self.error.strerror}") from self.error
+        if self._unsent or self._fenced:
+            self._unsent += data
+            if len(self._unsent) > WRITE_HIGH_WATER and self._flush_soon:
+                self.flush()
+            return
+        if self._spans and not self._flush_soon:
+            self._flush_soon = True
+            self._unsent += data
+            self._loop.call_soon(self._flush_corked)
+            return
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._fail(error)
+            raise ConnectionClosed(f"the connection is lost: {error.strerror}") from error
+        if sent < len(data):
+            self._unsent += memoryview(data)[sent:]
+            self._start_writing()
+
+    def flush(self) -> None:
+        """Send gathered replies now."""
+        if self._flush_soon:
+            self._flush_soon = False
+            if self._unsent and not self._fenced:
+                self._on_writable()
+
+    def _flush_corked(self) -> None:
+        self.flush()
+
+    async def drained(self) -> None:
+        """Wait while too much is unsent: back-pressure."""
+        limit = GATED_WRITE_HIGH_WATER if self.gated else WRITE_HIGH_WATER
+        while len(self._unsent) > limit and self.life is Life.OPEN and self.error is None:
+            if self._write_waiter is None:
+                self._write_waiter = self._loop.create_future()
+            await asyncio.shield(self._write_waiter)
+            limit = GATED_WRITE_HIGH_WATER if self.gated else WRITE_HIGH_WATER
+
+    @property
+    def congested(self) -> bool:
+        """Whether :meth:`drained` would wait."""
+        return len(self._unsent) > (GATED_WRITE_HIGH_WATER if self.gated else WRITE_HIGH_WATER)
+
+    def gate(self, closed: bool) -> None:
+        """Say whether a handoff wants this stream; it then waits less for slow readers."""
+        self.gated = closed
+        if closed and not self.congested:
+            self._wake_writer()
+
+    def _on_writable(self) -> None:
+        try:
+            sent = self._send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._fail(error)
+            return
+        del self._unsent[:sent]
+        if self._unsent:
+            self._start_writing()
+            if sent and self._timer is not None and self.life is Life.FLUSHING:
+                self._limit(FLUSH_LIMIT)
+        else:
+            self._stop_writing()
+            if self.life is Life.FLUSHING:
+                self._drain()
+            elif self.write_closed:
+                self._shutdown()
+        if not self.congested:
+            self._wake_writer()
+
+    def _start_writing(self) -> None:
+        if not self._writing and not self._fenced:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._on_writable)
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _wake_writer(self) -> None:
+        waiter, self._write_waiter = self._write_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # -- handing over --------------------------------------------------------------------------------
+
+    def fence(self) -> None:
+        """Neither read nor write from here on; what is written is kept. The descriptor leaves the poll."""
+        self._fenced = True
+        self._stop_writing()
+        self._update_reading()
+
+    def unfence(self) -> None:
+        """Go on as before :meth:`fence`."""
+        self.start()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the stream neither reads nor writes now."""
+        return self._fenced
+
+    @property
+    def undelivered(self) -> bytes:
+        """What was received and not delivered."""
+        return bytes(memoryview(self._buffer)[self._head :])
+
+    @property
+    def unsent(self) -> bytes:
+        """What was written and not taken by the kernel."""
+        return bytes(self._unsent)
+
+    @property
+    def family(self) -> int:
+        """The address family of the socket."""
+        return self._sock.family
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, which the stream owns."""
+        return self._fd
+
+    def detach(self) -> int:
+        """Let go of a fenced stream: return its descriptor, which the caller owns from here on."""
+        assert self._fenced and self.life is Life.OPEN
+        self.life = Life.DETACHED
+        self._wake_writer()
+        return self._sock.detach()
+
+    def let_go(self) -> None:
+        """Close this process's copy of a fenced stream; the connection lives on in another process."""
+        if self.life not in {Life.CLOSED, Life.DETACHED}:
+            self._cancel_limit()
+            self.life = Life.DETACHED
+            self._wake_writer()
+            self._sock.close()
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def shut_write(self) -> None:
+        """Send what is unsent and then the end; reading goes on (half-close)."""
+        self.write_closed = True
+        if not self._unsent:
+            self._shutdown()
+
+    def close(self) -> None:
+        """End the connection as the module's text says. Idempotent."""
+        if self.life is not Life.OPEN:
+            return
+        if isinstance(self.error, OSError):
+            self._finish()
+            return
+        self._fenced = False
+        self.life = Life.FLUSHING
+        self._update_reading()
+        self._limit(FLUSH_LIMIT)
+        if self._unsent:
+            self._flush_soon = False
+            self._on_writable()
+        else:
+            self._drain()
+
+    def abort(self) -> None:
+        """Reset the connection at once, whoever else holds a copy. Idempotent."""
+        if self.life in {Life.CLOSED, Life.DETACHED}:
+            return
+        with suppress(OSError):  # not connected any more, or a Unix socket, for which close(2) is enough
+            _core.abort(self._fd)
+        self._finish()
+
+    def _shutdown(self) -> None:
+        with suppress(OSError):  # ENOTCONN: the peer has reset, which the next read tells
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def _drain(self) -> None:
+        self.life = Life.DRAINING
+        self.write_closed = True
+        self._shutdown()
+        if self.end_of_stream:
+            self._finish()
+            return
+        self._limit(DRAIN_LIMIT)
+        self._update_reading()
+
+    def _on_drainable(self) -> None:
+        try:
+            data = self._recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._finish()
+            return
+        self._drained += len(data)
+        if not data or self._drained > DRAIN_BYTES:
+            self._finish()
+
+    def _limit(self, seconds: float) -> None:
+        self._cancel_limit()
+        self._timer = self._loop.call_later(seconds, self._limit_reached)
+
+    def _cancel_limit(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _limit_reached(self) -> None:
+        self._timer = None
+        if self.life is Life.FLUSHING:
+            self.abort()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._cancel_limit()
+        self.life = Life.CLOSED
+        self._fenced = True
+        self._stop_writing()
+        self._update_reading()
+        self._wake_writer()
+        self._sock.close()
+        self._on_closed()

@@ -1,0 +1,476 @@
+"""A handoff in the new process: from Hello to the day it serves alone.
+
+One :class:`Takeover` is one handoff. Until its first commit nothing here reads, writes or closes what
+belongs to the old process. What makes this process the owner of a session is a COMMIT, or the certain
+death of the old process with an offer that was not revoked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from hotfd import _core, log
+from hotfd._version import __version__
+from hotfd.errors import ChannelError, HandoffRefused, StateError
+from hotfd.report import Counts, Pause, Report
+from hotfd.server.engine import cookie_of
+from hotfd.server.moving import PROCESS
+from hotfd.server.snapshot import decode_states, restore
+from hotfd.state import decode_any
+from hotfd.transfer.channel import Arrival, Channel, close_all
+from hotfd.transfer.offer import Assembler, Bundle
+from hotfd.transfer.process import ProcessWatch
+from hotfd.transfer.touch import NEWCOMERS, TouchMap
+from hotfd.wire import messages as m
+from hotfd.wire.receiver import Phase, Receiver
+
+if TYPE_CHECKING:
+    from hotfd.server.connection import Connection
+    from hotfd.server.engine import Engine
+
+SETUP_LIMIT: Final = 10.0
+"""Seconds for the Setup, which the old process has queued before this one was started."""
+
+HEALTH_INTERVAL: Final = 1.0
+"""Seconds between health checks in probation."""
+
+
+class Takeover:
+    """One handoff, as the new process lives it.
+
+    Args:
+        fd: the inherited end of the channel; owned from here on.
+        engine: what is to serve.
+        specs: the addresses that this version listens on.
+        healthy: the health check: false or an exception is unhealthy; or None.
+        import_state: takes the process-wide state over, or None.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        engine: Engine,
+        specs: list[str],
+        *,
+        healthy: Callable[[], Any] | None,
+        import_state: Callable[[Any], Any] | None,
+    ) -> None:
+        self._engine = engine
+        self._specs = specs
+        self._healthy = healthy
+        self._import_state = import_state
+        self._machine = Receiver()
+        self._assembler = Assembler()
+        self._fd = fd
+        self._channel = Channel(fd, self._on_message, self._on_broken)
+        self._old: ProcessWatch | None = None
+        self._setup: m.Setup | None = None
+        self._read: Callable[[bytes], Any] | None = None
+        self._held: dict[int, tuple[Bundle, list[Any]]] = {}
+        self._spoiled: set[int] = set()
+        self._touch: TouchMap | None = None
+        self._newcomers = 0
+        self._hold = False
+        self._sessions = 0
+        self._pauses_ms: list[float] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Ends when this process owns what it serves; raises HandoffRefused when it has to leave."""
+        self.on_old_exit: Callable[[int], None] = lambda pid: None
+        """Called with the old process's pid when it is certainly dead."""
+
+    def report(self) -> Report:
+        """Say how the handoff went, for a client that lost the old process's answer."""
+        failure = self.done.exception() if self.done.done() and not self.done.cancelled() else None
+        p50, p99, longest = percentiles(self._pauses_ms)
+        return Report(
+            outcome="completed" if failure is None else "rolled-back",
+            id=self.handoff or "",
+            old_pid=self.old_pid or 0,
+            reason=str(failure) if failure is not None else None,
+            new_pid=os.getpid(),
+            generation=self.generation,
+            connections=Counts(moved=len(self._pauses_ms)),
+            sessions=Counts(moved=self._sessions),
+            pause_ms=Pause(p50, p99, longest),
+        )
+
+    # -- starting ------------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> int:
+        """This process's generation."""
+        return self._setup.generation if self._setup is not None else 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether this process owns what it serves."""
+        return self.done.done() and self.done.exception() is None
+
+    @property
+    def phase(self) -> str:
+        """How far the handoff is."""
+        return self._machine.phase.value
+
+    @property
+    def handoff(self) -> str | None:
+        """The handoff's id."""
+        return self._setup.handoff if self._setup is not None else None
+
+    @property
+    def old_pid(self) -> int | None:
+        """The old process's pid."""
+        return self._setup.pid if self._setup is not None else None
+
+    async def hello(self) -> None:
+        """Learn who hands over, and say who this is.
+
+        Raises:
+            HandoffRefused: nobody hands over, or in a protocol that this version does not speak.
+        """
+        self._channel.start()
+        try:
+            async with asyncio.timeout(SETUP_LIMIT):
+                while self._setup is None and not self._channel.ended:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        if self._setup is None:
+            raise HandoffRefused("no-channel", "nobody hands over on the inherited channel")
+        setup, codec = self._setup, self._engine.codec
+        unreadable = codec.unreadable(setup.schema)
+        if unreadable is None and setup.process_schema and self._import_state is None:
+            unreadable = "the old process hands process-wide state over; give the server an import_state"
+        if unreadable is None:
+            self._read = codec.reader(setup.schema)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        spec = self._engine.framing.spec()
+        if self.done.done():
+            return  # the old process has died meanwhile
+        self._channel.send(
+            m.Hello(
+                protocol=m.PROTOCOL,
+                pid=os.getpid(),
+                version=__version__,
+                framings=dict.fromkeys(self._specs, spec),
+                descriptor_limit=min(limit, (1 << 31) - 1) if limit != resource.RLIM_INFINITY else (1 << 31) - 1,
+                descriptors_open=len(os.listdir("/proc/self/fd")),
+                unreadable=unreadable[: m.MAX_TEXT] if unreadable is not None else None,
+            )
+        )
+        self._machine.hello()
+
+    async def ready(self) -> None:
+        """Say that this process is initialised, if it is healthy.
+
+        Raises:
+            HandoffRefused: it is not; the old process knows why.
+        """
+        try:
+            known = self._setup.framings if self._setup is not None else {}
+            self._engine.bind(spec for spec in self._specs if spec not in known)
+        except (OSError, ValueError) as error:
+            raise await self.fail("cannot-listen", str(error)) from error
+        problem = await self._unhealthy()
+        if problem is not None:
+            raise await self.fail("unhealthy", problem)
+        if not self.done.done():
+            self._channel.send(self._machine.ready())
+
+    async def fail(self, code: str, detail: str) -> HandoffRefused:
+        """Tell the old process why this one gives up.
+
+        Returns:
+            the same as an exception for the caller to raise.
+        """
+        self._channel.send(m.Failed(code[: m.MAX_TEXT], detail[: m.MAX_TEXT]))
+        try:
+            async with asyncio.timeout(1.0):
+                await self._channel.flushed()
+        except TimeoutError:
+            pass
+        return HandoffRefused(code, detail)
+
+    async def _unhealthy(self) -> str | None:
+        """Run the health check: None, or what is wrong."""
+        if self._healthy is None:
+            return None
+        try:
+            answer = self._healthy()
+            if isinstance(answer, Awaitable):
+                answer = await answer
+        except Exception as error:  # noqa: BLE001 - any fault of the check is the verdict
+            log.event(logging.ERROR, "health-check-failed", exc_info=error)
+            return f"its health check raised {type(error).__name__}; see its log"
+        return None if answer is None or answer else "its health check says that it is not healthy"
+
+    # -- what the old process says ---------------------------------------------------------------------
+
+    def _on_message(self, arrival: Arrival) -> None:
+        if self._setup is None:
+            self._identify(arrival)
+        try:
+            ids = self._machine.receive(arrival.message)
+            self._dispatch(arrival, ids)
+        except ChannelError as error:
+            self._leave(HandoffRefused("protocol", f"the old process broke the handoff protocol: {error}"))
+        finally:
+            arrival.close()
+            self._changed.set()
+
+    def _identify(self, arrival: Arrival) -> None:
+        """The sender of Setup is the old process; its death is known from its pidfd."""
+        if not isinstance(arrival.message, m.Setup):
+            return  # the machine refuses it
+        self._channel.peer = arrival.pid
+        pidfd, arrival.pidfd = arrival.pidfd, -1
+        if pidfd < 0:  # a kernel before 6.5
+            try:
+                pidfd = os.pidfd_open(arrival.pid)
+            except ProcessLookupError:
+                return  # dead already: the channel's end tells the rest
+        _core.set_pass_pidfd(self._fd, False)
+        self._old = ProcessWatch(arrival.pid, pidfd, self._orphaned)
+
+    def _dispatch(self, arrival: Arrival, ids: list[int]) -> None:
+        match arrival.message:
+            case m.Setup() as setup:
+                self._setup = setup
+            case m.Listeners() as message:
+                self._take_listeners(message, arrival)
+            case m.OfferPart() as part:
+                self._take_part(part, arrival, ids)
+            case m.Commit():
+                self._own(ids)
+            case m.Revoke():
+                for id in ids:
+                    bundle, _ = self._held.pop(id, (None, None))
+                    if bundle is not None:
+                        close_all(bundle.descriptors)
+            case m.Finish(probation=probation):
+                self._start(self._prove(probation))
+            case m.Abort(code=code, detail=detail):
+                self._leave(HandoffRefused(code, detail))
+
+    def _take_listeners(self, message: m.Listeners, arrival: Arrival) -> None:
+        """Take the touch map and the listening sockets, which are matched by cookie."""
+        descriptors = arrival.descriptors
+        if arrival.truncated or len(descriptors) != len(message.entries) + 1:
+            self._start(self._fail_and_leave("descriptor-limit", "the listening sockets did not arrive"))
+            return
+        try:
+            self._touch = TouchMap(descriptors[0], message.touch_size)
+        except (OSError, ValueError) as error:
+            raise ChannelError(f"the touch map cannot be mapped: {error}") from error
+        by_cookie = dict(zip(_core.cookies(descriptors[1:]), descriptors[1:], strict=True))
+        for entry in message.entries:
+            fd = by_cookie.pop(entry.cookie, None)
+            if fd is None:
+                raise ChannelError("a listener and its socket do not belong together")
+            sock = socket.socket(fileno=fd)
+            descriptors.remove(fd)
+            sock.setblocking(False)
+            if entry.spec in self._specs:
+                self._engine.inherit(entry.spec, sock)
+            else:
+                log.event(logging.INFO, "listener-dropped", listener=entry.spec)
+                sock.close()
+        self._hold = message.hold
+        self._engine.on_newcomer = self._newcomer
+        self._engine.on_ended = self._ended
+        if not self._hold:
+            self._engine.start_accepting()
+
+    def _take_part(self, part: m.OfferPart, arrival: Arrival, held: list[int]) -> None:
+        """Take one part; with the last one, decode everything that can fail and answer."""
+        if part.offer in self._spoiled:
+            return
+        try:
+            if arrival.truncated:
+                self._assembler.drop(part.offer)
+                raise ChannelError("descriptors were lost on the way; raise LimitNOFILE")
+            descriptors, arrival.descriptors = arrival.descriptors, []
+            arrived = self._assembler.add(part, descriptors)
+        except ChannelError as error:
+            self._spoiled.add(part.offer)
+            detail = str(error)[: m.MAX_TEXT]
+            ids = range(part.first, part.first + part.sessions)
+            self._refuse([m.Refusal(id, "descriptors", detail) for id in ids])
+            return
+        if arrived is None:
+            return
+        wanted, refusals = set(held), []
+        for id, bundle in arrived.bundles.items():
+            if id not in wanted:
+                close_all(bundle.descriptors)  # revoked while its parts arrived
+                continue
+            try:
+                self._held[id] = (bundle, self._decode(bundle, arrived.process))
+            except StateError as error:
+                close_all(bundle.descriptors)
+                refusals.append(m.Refusal(id, "state-decode", str(error)[: m.MAX_TEXT]))
+        self._refuse(refusals)
+        for message in self._machine.accept(id for id in held if id in self._held):
+            self._channel.send(message)
+
+    def _decode(self, bundle: Bundle, process: bytes | None) -> list[Any]:
+        assert self._read is not None
+        if bundle.record.id == PROCESS and self._import_state is not None and process is not None:
+            try:
+                self._import_state(decode_any(process))
+            except StateError:
+                raise
+            except Exception as error:
+                log.event(logging.ERROR, "import-state-failed", exc_info=error)
+                raise StateError("import_state", f"raised {type(error).__name__}; see the log") from error
+        return decode_states(bundle, self._read)
+
+    def _refuse(self, refusals: list[m.Refusal]) -> None:
+        for message in self._machine.refuse(refusals):
+            self._channel.send(message)
+
+    # -- owning --------------------------------------------------------------------------------------
+
+    def _own(self, ids: list[int]) -> None:
+        """These sessions are this process's: adopt them."""
+        sessions, now = [], monotonic_ns()
+        for id in ids:
+            bundle, states = self._held.pop(id)
+            if bundle.record.id == PROCESS:
+                continue
+            touch = partial(self._touch.mark, id) if self._touch is not None and self._watched() else None
+            sessions.append(restore(bundle, states, self._engine.framing, self._engine, touch))
+            self._pauses_ms += [(now - record.fenced_ns) / 1e6 for record in bundle.connections]
+        self._sessions += len(sessions)
+        self._engine.adopt(sessions)
+        if self._hold:
+            self._hold = False
+            self._engine.start_accepting()
+
+    def _watched(self) -> bool:
+        """Whether the old process lives, and would take untouched sessions back."""
+        return self._old is not None and not self._old.dead
+
+    def _newcomer(self, connection: Connection[Any]) -> Callable[[], None] | None:
+        """Give the old process a copy of a connection before it is read."""
+        assert self._touch is not None
+        slot = NEWCOMERS + self._newcomers
+        self._newcomers += 1
+        message = m.Newcomer(cookie_of(connection), slot, connection.listener)
+        try:
+            copy = os.dup(connection._stream.fileno())
+            self._channel.send(message, [copy], owned=[copy])
+        except (BufferError, OSError):
+            return None
+        return partial(self._touch.mark, slot)
+
+    def _ended(self, cookie: int) -> None:
+        try:
+            self._channel.send(m.Ended([cookie]))
+        except BufferError:
+            log.event(logging.WARNING, "old-process-does-not-read")
+
+    async def _prove(self, probation: float) -> None:
+        """Be healthy until the probation is over, then settle."""
+        end = asyncio.get_running_loop().time() + probation
+        while True:
+            problem = await self._unhealthy()
+            if problem is not None:
+                await self._fail_and_leave("unhealthy", problem)
+                return
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await asyncio.sleep(min(left, HEALTH_INTERVAL))
+        if self._machine.phase is Phase.PROBATION:
+            self._unhook()
+            self._channel.send(self._machine.settle(*percentiles(self._pauses_ms)))
+            await self._channel.flushed()
+            self._settled()
+
+    def _unhook(self) -> None:
+        """Nobody keeps copies any more: nothing has to be noted or told."""
+        self._engine.on_newcomer = self._engine.on_ended = None
+        for session in self._engine.sessions.values():
+            for connection in session.connections:
+                connection._touched()
+
+    def _settled(self) -> None:
+        log.event(logging.INFO, "took-over", id=self.handoff, generation=self.generation, connections=len(self._pauses_ms))
+        if not self.done.done():
+            self.done.set_result(None)
+        self._channel.close()
+
+    # -- the ends ------------------------------------------------------------------------------------
+
+    def _orphaned(self) -> None:
+        """The old process is certainly dead: read what it said to the end, and own what it offered."""
+        if self._setup is not None:
+            self.on_old_exit(self._setup.pid)
+        if self.done.done():
+            return
+        self._channel.drain()
+        if self.done.done():
+            return
+        self._unhook()
+        ids = self._machine.orphaned()
+        log.event(logging.WARNING, "old-process-died", id=self.handoff, inherited_sessions=len(ids))
+        self._own([id for id in ids if id in self._held])
+        self._assembler.close()
+        self._settled()
+
+    def _leave(self, why: HandoffRefused) -> None:
+        """Serve nothing of the old process's any more, and let go of it without a trace."""
+        if self.done.done():
+            return
+        self._engine.abandon()
+        self._drop_held()
+        self.done.set_exception(why)
+
+    async def _fail_and_leave(self, code: str, detail: str) -> None:
+        self._leave(await self.fail(code, detail))
+
+    def _on_broken(self, error: ChannelError) -> None:
+        self._leave(HandoffRefused("protocol", str(error)))
+        self._changed.set()
+
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _drop_held(self) -> None:
+        for bundle, _ in self._held.values():
+            close_all(bundle.descriptors)
+        self._held.clear()
+        self._assembler.close()
+
+    def close(self) -> None:
+        """Close everything of the handoff that is still open. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        self._drop_held()
+        self._channel.close()
+        if self._old is not None:
+            self._old.close()
+        if self._touch is not None:
+            self._touch.close()
+
+
+def percentiles(values: list[float]) -> tuple[float, float, float]:
+    """Return the median, the 99th percentile and the greatest of values; zeros of none."""
+    if not values:
+        return 0.0, 0.0, 0.0
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return tuple(round(ordered[round(last * share)], 3) for share in (0.5, 0.99, 1.0))  # type: ignore[return-value]

@@ -1,0 +1,77 @@
+"""Which tasks belong to which handler.
+
+A handler may be moved only when nothing that it started is still at work. asyncio does not tell who
+started a task, so hotfd runs each handler in a context of its own, and a task factory notes each task that
+is made in such a context. The factory wraps the one that the program has set, and costs one context
+variable's look-up for other tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from typing import Any
+
+
+class Scope:
+    """The live tasks that were made in one context."""
+
+    __slots__ = ("on_idle", "tasks")
+
+    def __init__(self, on_idle: Callable[[], None]) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.on_idle = on_idle
+
+    def _add(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not self.tasks:
+            self.on_idle()
+
+    def names(self) -> list[str]:
+        """Return the names of the live tasks, for people."""
+        return sorted(task.get_name() for task in self.tasks)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Start a task whose own children are counted in this scope; the task itself is not."""
+        context = copy_context()
+        context.run(_SCOPE.set, self)
+        loop = asyncio.get_running_loop()
+        # In an empty context the factory sees no scope, so the task is not counted in its maker's.
+        return Context().run(lambda: loop.create_task(coroutine, name=name, context=context))
+
+    @property
+    def current(self) -> bool:
+        """Whether the caller runs in this scope."""
+        return _SCOPE.get() is self
+
+
+_SCOPE: ContextVar[Scope | None] = ContextVar("hotfd_scope", default=None)
+
+
+class _Factory:
+    """The task factory: makes the task as before, and notes it in the scope of whoever makes it."""
+
+    def __init__(self, before: Callable[..., Any] | None) -> None:
+        self.before = before
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        if self.before is None:
+            task = asyncio.Task(coro, loop=loop, **options)
+        else:
+            task = self.before(loop, coro, **options)
+        scope = _SCOPE.get()
+        if scope is not None and not task.done():
+            scope._add(task)
+        return task
+
+
+def install(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the loop note tasks. Idempotent."""
+    before = loop.get_task_factory()
+    if not isinstance(before, _Factory):
+        loop.set_task_factory(_Factory(before))

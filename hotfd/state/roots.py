@@ -1,0 +1,120 @@
+"""The root of a state: what a declaration says about the whole, the class's own words and the State's put together."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any, Final, Generic, TypeVar
+
+from hotfd.errors import StateError
+from hotfd.state.catalogue import SIMPLE, Catalogue
+from hotfd.state.declare import State
+from hotfd.state.schema import upgrade_advice
+from hotfd.state.shapes import RECORDS, Hint, Shape, is_typeddict
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+S = TypeVar("S")
+
+OWN_FORM: Final[Hint] = (("State(encode=)",),)
+"""The hint of a root that its own functions write and read: like nothing else, whatever they make of it."""
+
+
+class Root(Generic[S]):
+    """A declaration, compiled.
+
+    Args:
+        declared: a type, a State, or None where nothing is kept.
+
+    Attributes:
+        name: how errors call the state; the first step of every path.
+        schema_name: how schemas call it; None where nothing is kept.
+        catalogue: every class that it can hold.
+        hint: its type.
+        types: the types that a state can be of, exactly; None where that is open.
+        version: of its shape.
+        upgrade: makes a state of what another version wrote, or None.
+        give: what to do when there is no ``upgrade`` and one is needed.
+        encode: a user's function that writes it, or None.
+        decode: its reverse.
+        new: makes the state of a fresh connection.
+
+    Raises:
+        StateError: the declared type cannot travel, or no fresh state can be made.
+    """
+
+    def __init__(self, declared: type[S] | State[S] | None) -> None:
+        self.catalogue = Catalogue()
+        state: State[Any] | None = None
+        if declared is not None:
+            state = declared if isinstance(declared, State) else State(declared)
+        kind: Any = state.declared if state is not None else None
+        self.name = _name(kind)
+        self.encode = state.encode if state is not None else None
+        self.decode = state.decode if state is not None else None
+        self.hint, self.types = self._walk(state)
+        self.catalogue.finish()
+        shape = self.catalogue.shapes.get(typing.get_origin(kind) or kind)
+        self.schema_name = None if state is None else self.name if shape is None else shape.name
+        self.version, self.upgrade = _versioned(state, shape)
+        self.give = _give(shape)
+        self.new: Callable[[], S] = _factory(state, self.name)
+
+    def _walk(self, state: State[Any] | None) -> tuple[Hint, frozenset[type] | None]:
+        if state is None:
+            return ((type(None),),), frozenset({type(None)})
+        if state.encode is not None:
+            known = isinstance(state.declared, type)
+            return OWN_FORM, frozenset({state.declared}) if known else None  # type: ignore[arg-type]  # a type
+        hint = self.catalogue.add(state.declared, self.name)
+        if any(not isinstance(head, type) for head, *_ in hint):
+            return hint, None
+        return hint, frozenset(dict if is_typeddict(head) else head for head, *_ in hint)
+
+
+def _name(kind: Any) -> str:
+    named = typing.get_origin(kind) or kind
+    return named.__name__ if isinstance(named, type) else "state"
+
+
+def _versioned(state: State[Any] | None, shape: Shape | None) -> tuple[int, Callable[[Any, int], Any] | None]:
+    """Return version and upgrade; what a State says goes before what the class says, for the class as well."""
+    version, upgrade = (shape.version, shape.upgrade) if shape is not None else (1, None)
+    if state is not None and state.version is not None:
+        version = state.version
+    if state is not None and state.upgrade is not None:
+        upgrade = state.upgrade
+    if shape is not None:
+        shape.version, shape.upgrade = version, upgrade
+    return version, upgrade
+
+
+def _give(shape: Shape | None) -> str:
+    if shape is not None and shape.kind in RECORDS:
+        return upgrade_advice(shape)
+    return "give State(upgrade=) an upgrade(old, version)"
+
+
+def _factory(state: State[Any] | None, name: str) -> Callable[[], Any]:
+    if state is None:
+        return lambda: None
+    if state.new is not None:
+        return state.new
+    kind: Any = typing.get_origin(state.declared) or state.declared
+    if isinstance(kind, type) and is_typeddict(kind):
+        return dict
+    if not isinstance(kind, type):
+        raise StateError(
+            name, "no fresh state can be made of this type; give State(..., new=) a function that makes one"
+        )
+    try:
+        if kind in SIMPLE:
+            kind()
+        else:
+            inspect.signature(kind).bind()
+    except (TypeError, ValueError) as error:
+        raise StateError(
+            name, f"cannot be made without arguments ({error}); give its fields defaults, or State(..., new=)"
+        ) from None
+    return kind

@@ -1,0 +1,177 @@
+"""Offers: sessions with their descriptors, cut into parts that fit a packet, and put together again.
+
+A part is one packet: up to 253 descriptors, of which the first is a sealed memfd with the records. The
+receiver does not trust their order: a record names its socket's SO_COOKIE, and a descriptor belongs to
+the record whose cookie it has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from hotfd import _core
+from hotfd.errors import ChannelError
+from hotfd.transfer.channel import close_all
+from hotfd.wire import messages, records
+
+CONNECTIONS_PER_PART: Final = _core.MAX_DESCRIPTORS - 1
+"""Connections in one packet; the remaining descriptor is the memfd."""
+
+MAX_RECORDS: Final = 4 << 30
+"""Bytes of one part's records that are accepted; a broken partner cannot make this process map more."""
+
+
+@dataclass(slots=True)
+class Bundle:
+    """One session as it travels. The descriptors are borrowed on the old side, owned on the new one."""
+
+    record: records.SessionRecord
+    connections: list[records.ConnectionRecord]
+    descriptors: list[int]
+
+
+@dataclass(slots=True)
+class PackedPart:
+    """A part that is ready to be sent: its message, its memfd (owned), its connections (borrowed)."""
+
+    message: messages.OfferPart
+    memfd: int
+    descriptors: Sequence[int]
+
+
+def pack(offer: int, first: int, bundles: Sequence[Bundle], process: bytes | None = None) -> Iterator[PackedPart]:
+    """Cut an offer into parts, one after another, so that a single memfd exists at a time.
+
+    Args:
+        offer: the offer's id.
+        first: the wire id of the first bundle; the records carry the following ones already.
+        bundles: the sessions.
+        process: the process-wide state, when it moves with them.
+
+    Yields:
+        each part; the caller closes its memfd.
+
+    Raises:
+        OSError: no memfd can be made (EMFILE, ENOMEM).
+    """
+    flat = [
+        (record, fd)
+        for bundle in bundles
+        for record, fd in zip(bundle.connections, bundle.descriptors, strict=True)
+    ]
+    parts = max(1, -(-len(flat) // CONNECTIONS_PER_PART))
+    heads = {bundle.record.session: bundle.record for bundle in bundles}
+    for number in range(parts):
+        window = flat[number * CONNECTIONS_PER_PART : (number + 1) * CONNECTIONS_PER_PART]
+        sessions = [heads.pop(record.session) for record, _ in window if record.session in heads]
+        if number == parts - 1:
+            sessions += heads.values()  # sessions without a connection travel in the last part
+        part = records.Part(sessions, [record for record, _ in window], process if number == 0 else None)
+        message = messages.OfferPart(offer, number, parts, first, len(bundles))
+        memfd = _core.memfd_seal("hotfd-offer", [records.encode_part(part)])
+        yield PackedPart(message, memfd, [fd for _, fd in window])
+
+
+@dataclass(slots=True)
+class Arrived:
+    """A complete offer on the new side. Its bundles own their descriptors."""
+
+    bundles: dict[int, Bundle]
+    process: bytes | None
+
+
+@dataclass(slots=True)
+class _Gathering:
+    sessions: list[records.SessionRecord] = field(default_factory=list)
+    connections: list[records.ConnectionRecord] = field(default_factory=list)
+    by_cookie: dict[int, int] = field(default_factory=dict)
+    process: bytes | None = None
+    arrived: int = 0
+
+
+class Assembler:
+    """Puts the parts of offers together. Owns every descriptor until it hands out the :class:`Arrived`."""
+
+    def __init__(self) -> None:
+        self._gathering: dict[int, _Gathering] = {}
+
+    def add(self, part: messages.OfferPart, descriptors: list[int]) -> Arrived | None:
+        """Take one part and its descriptors.
+
+        Returns:
+            the offer when this was its last part, else None.
+
+        Raises:
+            ChannelError: the part, or the offer as a whole, is not what it says. Everything that came of
+                the offer is closed.
+        """
+        gathering = self._gathering.setdefault(part.offer, _Gathering())
+        try:
+            self._read(gathering, descriptors)
+            gathering.arrived += 1
+            if gathering.arrived < part.parts:
+                return None
+            arrived = _match(part, gathering)
+        except (ChannelError, OSError, ValueError) as error:
+            self.drop(part.offer)
+            raise ChannelError(f"offer {part.offer}: {error}") from error
+        del self._gathering[part.offer]
+        return arrived
+
+    def _read(self, gathering: _Gathering, descriptors: list[int]) -> None:
+        if not descriptors:
+            raise ChannelError("a part without its memfd")
+        memfd, *connections = descriptors
+        try:
+            cookies = _core.cookies(connections)
+            data = _core.memfd_load(memfd, MAX_RECORDS)
+        except BaseException:
+            close_all(connections)
+            raise
+        finally:
+            os.close(memfd)
+        for cookie, fd in zip(cookies, connections, strict=True):
+            twin = gathering.by_cookie.setdefault(cookie, fd)
+            if twin != fd:
+                os.close(fd)  # the same socket twice: the records will not match in number either
+        part = records.decode_part(bytes(data))
+        gathering.sessions += part.sessions
+        gathering.connections += part.connections
+        if part.process is not None:
+            gathering.process = part.process
+
+    def drop(self, offer: int) -> None:
+        """Close everything that came of an offer. Idempotent."""
+        gathering = self._gathering.pop(offer, None)
+        if gathering is not None:
+            close_all(list(gathering.by_cookie.values()))
+
+    def close(self) -> None:
+        """Close everything that is not handed out."""
+        for offer in list(self._gathering):
+            self.drop(offer)
+
+
+def _match(part: messages.OfferPart, gathering: _Gathering) -> Arrived:
+    """Tie each record to its descriptor by cookie; every record and every descriptor must be used."""
+    expected = range(part.first, part.first + part.sessions)
+    bundles = {record.session: Bundle(record, [], []) for record in gathering.sessions}
+    if len(gathering.sessions) != part.sessions or any(id not in bundles for id in expected):
+        raise ChannelError("its sessions are not those that it announces")
+    if len(gathering.connections) != len(gathering.by_cookie):
+        raise ChannelError("it has another number of records than of sockets")
+    used: set[int] = set()
+    for record in gathering.connections:
+        fd = gathering.by_cookie.get(record.cookie)
+        if fd is None or record.session not in bundles or record.cookie in used:
+            raise ChannelError("a record and its socket do not belong together")
+        used.add(record.cookie)
+        bundles[record.session].connections.append(record)
+        bundles[record.session].descriptors.append(fd)
+    for bundle in bundles.values():
+        if bundle.record.connections != len(bundle.connections):
+            raise ChannelError("a session lacks a connection")
+    return Arrived(bundles, gathering.process)

@@ -1,0 +1,153 @@
+"""The other process of a handoff: how it is started, and how its death is known.
+
+A process is dead when its pidfd says so (pidfd_open(2)); the end of a channel proves nothing. What the
+new process is started with by default is what this one was started with: taken from the kernel when
+hotfd is imported, before the program can change its own environment or directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from hotfd.errors import HandoffRefused
+
+CHANNEL_VARIABLE: Final = "HOTFD_CHANNEL"
+"""Environment variable that tells the new process which descriptor its channel is."""
+
+_NOT_INHERITED: Final = ("LISTEN_", "WATCHDOG_", CHANNEL_VARIABLE)
+"""Prefixes of variables that were meant for one process alone: sd_listen_fds(3), sd_watchdog_enabled(3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a process was started with.
+
+    Attributes:
+        command: program and arguments.
+        cwd: the directory, by the name that it was started under: when ``$PWD`` is a symlink that names
+            the same directory, a later move of the symlink takes effect.
+        environment: the environment at the start. It may hold secrets: never shown, never logged.
+    """
+
+    command: tuple[str, ...]
+    cwd: str
+    environment: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"Origin(command={self.command!r}, cwd={self.cwd!r}, environment=<{len(self.environment)} variables>)"
+
+    @classmethod
+    def of_this_process(cls) -> Origin:
+        """Read it, from the kernel where the kernel knows it."""
+        environment = dict(os.environ)
+        with suppress(OSError), open("/proc/self/environ", "rb") as file:
+            pairs = (os.fsdecode(entry).partition("=") for entry in file.read().split(b"\0") if entry)
+            environment = {name: value for name, _, value in pairs}
+        cwd, named = os.getcwd(), environment.get("PWD", "")
+        with suppress(OSError):
+            if os.path.isabs(named) and os.path.samefile(named, cwd):
+                cwd = named
+        kept = {k: v for k, v in environment.items() if not k.startswith(_NOT_INHERITED)}
+        return cls((sys.executable, *sys.orig_argv[1:]), cwd, kept)
+
+
+ORIGIN: Final = Origin.of_this_process()
+"""What this process was started with."""
+
+
+class ProcessWatch:
+    """Watches one process through a pidfd, which it owns.
+
+    Args:
+        pid: its pid, for people.
+        pidfd: its pidfd; the watch closes it.
+        on_exit: called once when the process is certainly dead.
+    """
+
+    def __init__(self, pid: int, pidfd: int, on_exit: Callable[[], None]) -> None:
+        self.pid = pid
+        self.dead = False
+        self._pidfd = pidfd
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self._loop.add_reader(pidfd, self._exited)
+
+    def _exited(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self.dead = True
+        self._gone.set()
+        self._on_exit()
+
+    def kill(self) -> None:
+        """Send SIGKILL; a stopped process dies of it too."""
+        if not self.dead and self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def wait(self) -> None:
+        """Wait until the process is dead."""
+        await self._gone.wait()
+
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        if self._pidfd >= 0:
+            if not self.dead:
+                self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def spawn(
+    command: Sequence[str], cwd: str, environment: Mapping[str, str], channel: int
+) -> subprocess.Popen[bytes]:
+    """Start the new process with its end of the channel.
+
+    Args:
+        command: program and arguments; never a shell's line.
+        cwd: the directory to start it in.
+        environment: its environment, without the channel's variable.
+        channel: the descriptor that it inherits, under the same number.
+
+    Raises:
+        HandoffRefused: it cannot be started; nothing is left over.
+    """
+    try:
+        return subprocess.Popen(
+            list(command),
+            cwd=cwd,
+            env={**environment, CHANNEL_VARIABLE: str(channel)},
+            pass_fds=(channel,),
+            stdin=None,
+        )
+    except FileNotFoundError as error:
+        what = f"{command[0]} does not exist" if error.filename != cwd else f"the directory {cwd} does not exist"
+        raise HandoffRefused("not-found", f"{what}; correct the command and try again") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise HandoffRefused("cannot-start", f"{command[0]} cannot be started: {reason}") from error
+
+
+def inherited_channel() -> int | None:
+    """Return the descriptor of the channel when a handoff started this process, and forget the variable.
+
+    Raises:
+        HandoffRefused: the variable is there, and the descriptor is none that could be a channel.
+    """
+    value = os.environ.pop(CHANNEL_VARIABLE, None)
+    if value is None:
+        return None
+    try:
+        fd = int(value)
+        os.set_inheritable(fd, False)
+    except (ValueError, OSError) as error:
+        raise HandoffRefused("no-channel", f"{CHANNEL_VARIABLE} names no open descriptor") from error
+    return fd

@@ -1,0 +1,56 @@
+"""The touch map: one byte per session in memory that both processes share.
+
+The new process sets a session's byte *before* it reads from one of its connections or lets its handler
+act. When the new process has died, the old one reads there which sessions are as they were at the
+cut-over, and serves those again. A byte can be set and never cleared; a slot outside of the map counts as
+touched, since doubt does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import Final
+
+from hotfd import _core
+
+TOUCH_SIZE: Final = 1 << 21
+"""Bytes of a map: a million sessions that moved and a million that came. Pages appear when written."""
+
+NEWCOMERS: Final = TOUCH_SIZE // 2
+"""The first slot for connections that the new process accepts itself; below are the offered sessions."""
+
+
+class TouchMap:
+    """A mapping of the shared memory. Either process has its own; both see the same bytes."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._size = size
+
+    @classmethod
+    def create(cls) -> tuple[TouchMap, int]:
+        """Make a map of untouched slots.
+
+        Returns:
+            the map, and the memfd behind it, which the caller closes.
+        """
+        fd = _core.memfd_shared("hotfd-touch", TOUCH_SIZE)
+        try:
+            return cls(fd, TOUCH_SIZE), fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def mark(self, slot: int) -> None:
+        """Say that the slot's session is touched."""
+        if slot < self._size:
+            self._map[slot] = 1
+
+    def touched(self, slot: int) -> bool:
+        """Return whether the slot's session is, or may be, touched."""
+        return slot >= self._size or self._map[slot] != 0
+
+    def close(self) -> None:
+        """Unmap. Idempotent."""
+        self._map.close()

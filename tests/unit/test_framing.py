@@ -1,0 +1,285 @@
+"""Framings: what they refuse to write, what they call themselves, and those written in Python."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from hotfd import _core
+from hotfd.errors import FrameTooLarge, FramingError
+from hotfd.framing import (
+    DEFAULT_MAX_SIZE,
+    MAX_SPANS,
+    Delimited,
+    Fixed,
+    Framing,
+    LengthPrefix,
+    Lines,
+    Netstring,
+    Resp,
+    VarintPrefix,
+)
+from hotfd.framing.base import OVERHEAD
+
+
+@pytest.mark.parametrize(
+    ("framing", "payload", "frame"),
+    [
+        (Lines(), b"ab", b"ab\n"),
+        (Lines(newline=b"\r\n"), b"ab", b"ab\r\n"),
+        (Lines(newline=b"\r\n"), b"ab\r", b"ab\r\r\n"),
+        (Delimited(b"||"), b"ab", b"ab||"),
+        (Fixed(2), b"ab", b"ab"),
+        (LengthPrefix(8), b"ab", b"\x02ab"),
+        (LengthPrefix(), b"ab", b"\0\0\0\x02ab"),
+        (LengthPrefix(64, "little"), b"ab", b"\x02\0\0\0\0\0\0\0ab"),
+        (LengthPrefix(16, includes_header=True, offset=2, trailer=1), b"ab", b"\0\0\0\x07\0ab"),
+        (LengthPrefix(16, offset=2, keep_header=True), b"HH\0\x02ab", b"HH\0\x02ab"),
+        (VarintPrefix(), b"", b"\0"),
+        (VarintPrefix(), b"x" * 300, b"\xac\x02" + b"x" * 300),
+        (Netstring(), b"hello", b"5:hello,"),
+        (Resp(), b"+OK\r\n", b"+OK\r\n"),
+    ],
+)
+def test_a_payload_becomes_a_frame(framing: Framing, payload: bytes, frame: bytes) -> None:
+    assert framing.encode(payload) == frame
+
+
+@pytest.mark.parametrize(
+    ("framing", "payload", "why"),
+    [
+        (Lines(), b"a\nb", "newline"),
+        (Lines(), b"a\r", "carriage return"),
+        (Lines(max_size=3), b"abcd", "max_size of 3"),
+        (Delimited(b"aab"), b"xaaby", "delimiter"),
+        (Delimited(b"aa"), b"xa", "delimiter"),  # would end one byte early
+        (Delimited(b"|", max_size=3), b"abcd", "max_size of 3"),
+        (Fixed(2), b"abc", "2 bytes"),
+        (LengthPrefix(8), bytes(256), "256 does not fit in 8 bits"),
+        (LengthPrefix(8, includes_header=True), bytes(255), "256 does not fit in 8 bits"),
+        (LengthPrefix(max_size=3), b"abcd", "max_size of 3"),
+        (LengthPrefix(8, keep_header=True), b"\x02a", "not exactly one frame"),
+        (LengthPrefix(8, keep_header=True), b"\x01ab", "not exactly one frame"),
+        (LengthPrefix(8, keep_header=True), b"", "not exactly one frame"),
+        (LengthPrefix(8, includes_header=True, keep_header=True), b"\0", "no frame"),
+        (VarintPrefix(max_size=3), b"abcd", "max_size of 3"),
+        (Netstring(max_size=3), b"abcd", "max_size of 3"),
+        (Resp(), b"+OK\r\n+OK\r\n", "not exactly one frame"),
+        (Resp(), b"*1\r\n", "not exactly one frame"),
+        (Resp(inline=False), b"PING\r\n", "no frame"),
+        (Resp(max_size=4), b"+OK\r\n", "max_size of 4"),
+    ],
+)
+def test_a_payload_that_no_reader_would_get_back_is_refused(framing: Framing, payload: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        framing.encode(payload)
+
+
+@pytest.mark.parametrize(
+    ("framing", "spec"),
+    [
+        (Lines(), "lines(delimiter=0a,strip_cr=1)"),
+        (Lines(newline=b"\r\n", max_size=5), "lines(delimiter=0a,strip_cr=1)"),
+        (Delimited(b"\r\n"), "delimited(delimiter=0d0a)"),
+        (Fixed(7), "fixed(size=7)"),
+        (
+            LengthPrefix(16, "little", includes_header=True, offset=1, trailer=2, keep_header=True),
+            "length(bits=16,byteorder=little,includes_header=1,offset=1,trailer=2,keep_header=1)",
+        ),
+        (VarintPrefix(), "varint()"),
+        (Netstring(), "netstring()"),
+        (Resp(), "resp(inline=1)"),
+        (Resp(inline=False), "resp(inline=0)"),
+    ],
+)
+def test_the_spec_names_what_decides_where_frames_end_and_no_more(framing: Framing, spec: str) -> None:
+    assert framing.spec() == spec
+    assert repr(framing) == f"<{spec} max_size={framing.max_size}>"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Lines(max_size=0),
+        lambda: Lines(max_size=-1),
+        lambda: Lines(max_size=_core.MAX_SIZE + 1),
+        lambda: Lines(newline=b"\r"),
+        lambda: Delimited(b""),
+        lambda: Delimited(bytes(17)),
+        lambda: Fixed(0),
+        lambda: Fixed(-1),
+        lambda: LengthPrefix(24),  # type: ignore[arg-type]
+        lambda: LengthPrefix(32, "middle"),  # type: ignore[arg-type]
+        lambda: LengthPrefix(offset=-1),
+        lambda: LengthPrefix(offset=1025),
+        lambda: LengthPrefix(trailer=1 << 40),
+        lambda: Netstring(max_size=0),
+        lambda: VarintPrefix(max_size=0),
+        lambda: Resp(max_size=0),
+    ],
+)
+def test_parameters_that_make_no_framing_are_refused(make: type[Framing]) -> None:
+    with pytest.raises(ValueError, match=r"must be|delimiter|framing|parameter|length field|byteorder"):
+        make()
+
+
+def test_a_frame_split_across_reads_is_found_once() -> None:
+    scanner = Lines().scanner()
+    assert scanner.scan(b"hel", 0) == []
+    assert scanner.scan(b"hello", 0) == []
+    assert scanner.scan(b"hello\nnext", 0) == [0, 5, 6]
+    assert scanner.scan(b"hello\nnext\n", 6) == [6, 10, 11]
+
+
+def test_more_frames_than_a_call_returns_come_with_the_next_call() -> None:
+    scanner = Lines().scanner()
+    data = b"x\n" * (MAX_SPANS + 3)
+    first = scanner.scan(data, 0)
+    assert len(first) == 3 * MAX_SPANS
+    assert first[-1] == 2 * MAX_SPANS
+    assert len(scanner.scan(data, first[-1])) == 9
+
+
+def test_data_that_became_shorter_is_refused() -> None:
+    scanner = Lines().scanner()
+    scanner.scan(b"hello", 0)
+    with pytest.raises(ValueError, match="shorter"):
+        scanner.scan(b"hell", 0)
+    with pytest.raises(ValueError, match="outside"):
+        scanner.scan(b"hello", 6)
+
+
+def test_a_buffer_can_grow_again_after_a_scan() -> None:
+    scanner = Lines().scanner()
+    buffer = bytearray(b"hel")
+    scanner.scan(buffer, 0)
+    buffer += b"lo\n"  # a buffer that is still exported cannot be resized
+    assert scanner.scan(buffer, 0) == [0, 5, 6]
+
+
+def test_scanners_in_several_threads_do_not_disturb_each_other() -> None:
+    failures: list[object] = []
+
+    def scan(size: int) -> None:
+        data = (b"x" * size + b"\n") * 50
+        wanted = [offset for i in range(50) for offset in (i * (size + 1), i * (size + 1) + size, (i + 1) * (size + 1))]
+        for _ in range(500):
+            if (found := Lines().scanner().scan(data, 0)) != wanted:
+                failures.append(found)
+
+    threads = [threading.Thread(target=scan, args=(size,)) for size in (1, 50, 500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+# ---------------------------------------------------------------- framings written in Python
+
+
+class Tagged(Framing):
+    """One byte of tag, one byte of length, payload; a tag of zero is no frame."""
+
+    def __init__(self, max_size: int = DEFAULT_MAX_SIZE) -> None:
+        super().__init__(max_size=max_size)
+        self.calls: list[tuple[int, int]] = []
+
+    def find(self, data: bytes | bytearray, start: int, seen: int) -> tuple[int, int, int] | None:
+        self.calls.append((start, seen))
+        if data[start] == 0:
+            raise FramingError("a tag of zero")
+        if len(data) < start + 2 or len(data) < start + 2 + data[start + 1]:
+            return None
+        end = start + 2 + data[start + 1]
+        return start + 2, end, end
+
+    def encode(self, payload: bytes) -> bytes:
+        return bytes([1, len(payload)]) + payload
+
+
+def test_a_framing_in_python_finds_frames() -> None:
+    framing = Tagged()
+    scanner = framing.scanner()
+    data = framing.encode(b"one") + framing.encode(b"") + b"\x01"
+    assert scanner.scan(data, 0) == [2, 5, 5, 7, 7, 7]
+    assert scanner.scan(bytearray(data + b"\x01x"), 7) == [9, 10, 10]
+
+
+def test_a_framing_in_python_is_told_what_it_has_seen() -> None:
+    framing = Tagged()
+    scanner = framing.scanner()
+    scanner.scan(b"\x01\x03", 0)
+    scanner.scan(b"\x01\x03ab", 0)
+    scanner.scan(b"\x01\x03abc\x01", 0)
+    assert framing.calls == [(0, 0), (0, 2), (0, 4), (5, 0)]
+
+
+def test_a_framing_in_python_returns_good_frames_before_the_error() -> None:
+    framing = Tagged()
+    scanner = framing.scanner()
+    data = framing.encode(b"ok") + b"\0"
+    assert scanner.scan(data, 0) == [2, 4, 4]
+    for _ in range(2):
+        with pytest.raises(FramingError, match="tag of zero"):
+            scanner.scan(data, 4)
+
+
+def test_a_framing_in_python_is_held_to_max_size() -> None:
+    with pytest.raises(FrameTooLarge):
+        Tagged(max_size=3).scanner().scan(b"\x01\x04abcd", 0)
+
+
+def test_a_frame_in_python_that_never_ends_is_too_large() -> None:
+    class Endless(Framing):
+        def find(self, data: bytes | bytearray, start: int, seen: int) -> None:
+            return None
+
+        def encode(self, payload: bytes) -> bytes:
+            return payload
+
+    scanner = Endless(max_size=10).scanner()
+    assert scanner.scan(bytes(10 + OVERHEAD), 0) == []
+    with pytest.raises(FrameTooLarge):
+        scanner.scan(bytes(11 + OVERHEAD), 0)
+
+
+@pytest.mark.parametrize("span", [(0, 0, 0), (0, 5, 6), (2, 1, 3), (0, 3, 2), (-1, 1, 2)])
+def test_a_framing_in_python_that_returns_nonsense_is_an_error(span: tuple[int, int, int]) -> None:
+    class Wrong(Tagged):
+        def find(self, data: bytes | bytearray, start: int, seen: int) -> tuple[int, int, int]:
+            return span
+
+    with pytest.raises(FramingError, match="not in the data"):
+        Wrong().scanner().scan(b"abcde", 0)
+
+
+def test_a_framing_in_python_returns_no_more_frames_than_native_ones() -> None:
+    framing = Tagged()
+    data = framing.encode(b"") * (MAX_SPANS + 1)
+    scanner = framing.scanner()
+    first = scanner.scan(data, 0)
+    assert len(first) == 3 * MAX_SPANS
+    assert len(scanner.scan(data, first[-1])) == 3
+
+
+def test_a_framing_in_python_refuses_data_that_became_shorter() -> None:
+    scanner = Tagged().scanner()
+    scanner.scan(b"\x01\x05ab", 0)
+    with pytest.raises(ValueError, match="shorter"):
+        scanner.scan(b"\x01\x05", 0)
+
+
+def test_a_framing_in_python_has_a_name_of_its_own() -> None:
+    assert Tagged.name == "tagged"
+    assert Tagged().spec() == "tagged()"
+
+
+def test_a_framing_without_find_says_so() -> None:
+    class Lazy(Framing):
+        def encode(self, payload: bytes) -> bytes:
+            return payload
+
+    with pytest.raises(NotImplementedError, match="Lazy has neither"):
+        Lazy().scanner().scan(b"x", 0)

@@ -2,7 +2,8 @@
 """Declare the C core to cffi; ``setup.py`` builds ``hotfd._core._native`` from it.
 
 The declarations repeat ``hotfd.h``. Constants and structs end in ``...``: the C compiler fills them in, and
-a difference between the two files is a compile error, not a crash.
+a difference between the two files is a compile error, not a crash. Spans are a ``void *`` here: Python reads
+them as the plain numbers that they consist of, which cffi unpacks at once.
 """
 
 from cffi import FFI
@@ -79,10 +80,9 @@ struct hotfd_framing {
     ...;
 };
 struct hotfd_scan { ...; };
-struct hotfd_span { uint64_t payload; uint64_t payload_end; uint64_t end; };
 int hotfd_framing_check(const struct hotfd_framing *framing);
 int hotfd_scan(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf, size_t start,
-               size_t len, struct hotfd_span *spans, size_t max);
+               size_t len, void *spans, size_t max);
 """
 
 SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/scan.c", "csrc/scan_resp.c"]

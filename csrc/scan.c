@@ -7,6 +7,9 @@
 /* Bytes of a LEB128 number of 64 bits: 7 bits each. protobuf.dev/programming-guides/encoding */
 #define MAX_VARINT 10
 
+/* A caller may read an array of spans as an array of numbers. */
+_Static_assert(sizeof(struct hotfd_span) == 3 * sizeof(uint64_t), "a span is three numbers");
+
 static int check_length(const struct hotfd_framing *framing)
 {
     switch (framing->length_bytes) {

@@ -392,19 +392,13 @@ class CompiledFraming:
         self.max_size = spec.max_size
 
 
-# Arrays of spans that no call is using. A scan takes one and puts it back: the interpreter's list operations
+# Arrays for spans that no call is using. A scan takes one and puts it back: the interpreter's list operations
 # are atomic, so calls from several threads never share one, and a single thread allocates one in its life.
-_idle_spans: list[tuple[CData, CData]] = []
+_idle_spans: list[CData] = []
 
 _scan = lib.hotfd_scan
 _unpack = ffi.unpack
 _from_buffer = ffi.from_buffer
-
-
-def _new_spans() -> tuple[CData, CData]:
-    """Return an array of spans, and the same memory as the plain numbers that ``unpack`` is fast on."""
-    spans = ffi.new("struct hotfd_span[]", MAX_SPANS)
-    return spans, ffi.cast("uint64_t *", spans)
 
 
 class FrameScanner:
@@ -440,13 +434,13 @@ class FrameScanner:
             ValueError: ``start`` is outside ``data``, or ``data`` became shorter.
         """
         try:
-            spans, numbers = _idle_spans.pop()
+            spans = _idle_spans.pop()
         except IndexError:
-            spans, numbers = _new_spans()
+            spans = ffi.new("uint64_t[]", 3 * MAX_SPANS)
         buffer = data if type(data) is bytes else _from_buffer(data)
         count = _scan(self._native, self._state, buffer, start, len(data), spans, MAX_SPANS)
-        found = _unpack(numbers, 3 * count) if count > 0 else []
-        _idle_spans.append((spans, numbers))
+        found = _unpack(spans, 3 * count) if count > 0 else []
+        _idle_spans.append(spans)
         if count < 0:
             self._fail(count)
         return found

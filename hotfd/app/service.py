@@ -348,8 +348,11 @@ class Server(Generic[S]):
             self._state = "draining"
             notify(f"MAINPID={report.new_pid}")
             self._drain = asyncio.get_running_loop().create_task(self._leave_when_idle())
-        elif self._state == "stopping":
-            self._over.set()
+        else:
+            if report.new_pid is not None:
+                self._remove_socket_of(report.new_pid)
+            if self._state == "stopping":
+                self._over.set()
         return report
 
     async def _leave_when_idle(self) -> None:

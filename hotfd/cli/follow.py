@@ -23,8 +23,9 @@ from hotfd.report import Report
 if TYPE_CHECKING:
     from hotfd.cli.progress import Progress
 
-GRACE = 15.0
-"""Seconds beyond the handoff's own limits before its server counts as hung: rolling back takes time too."""
+GRACE = 30.0
+"""Seconds beyond the handoff's own limits before its server counts as hung: ending a new process that does not
+want to end, and taking sessions back, takes time too."""
 
 RETRY_INTERVAL = 0.1
 """Seconds between two questions to a new process that cannot answer yet."""
@@ -97,7 +98,8 @@ class Handoff:
             the report as the server sent it, or one that says what is known.
         """
         deadline = float(self._fields["deadline"])
-        patience = deadline + float(self._fields["probation"]) + GRACE
+        # A deadline for being ready and one for taking over, then what the other options allow.
+        patience = 2 * deadline + self._fields["boundary_timeout"] + self._fields["probation"] + GRACE
         try:
             for message in self._client.request("update", patience, **self._fields):
                 if "result" in message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,17 +16,22 @@ if TYPE_CHECKING:
     from hotfd.control.target import Target
 
 
+MAX_SECONDS = 86_400.0
+"""A day: what a server accepts for any of its timeouts; a larger value is a slip of the finger."""
+
+
 def seconds(*, positive: bool = False) -> Callable[[click.Context, click.Parameter, float], float]:
-    """Return an option's callback that lets only finite times of 0 or more pass.
+    """Return an option's callback that lets only times of 0 to :data:`MAX_SECONDS` pass.
 
     Args:
         positive: whether 0 is refused as well.
     """
 
     def check(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
-        if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        # Written so that NaN, which compares as false with everything, does not pass.
+        if not 0 <= value <= MAX_SECONDS or (positive and value == 0):
             wanted = "more than 0" if positive else "0 or more"
-            raise click.BadParameter(f"{value:g} must be {wanted} and finite")
+            raise click.BadParameter(f"{value:g} must be {wanted}, and at most {MAX_SECONDS:.0f} (a day)")
         return value
 
     return check

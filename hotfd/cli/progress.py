@@ -36,7 +36,7 @@ class Progress:
         self._show(self._phase + (f" (new process {new_pid})" if new_pid else ""))
 
     def moved(self, moved: int, total: int) -> None:
-        """Show how many of ``total`` connections have moved."""
+        """Show how many of ``total`` sessions have moved."""
         percent = 100 if total <= 0 else min(100, 100 * moved // total)
         counts = f"{self._phase or 'move'} {moved}/{total} ({percent} %)"
         if self._live:

@@ -17,7 +17,7 @@ class Unreachable(ControlError):  # noqa: N818 - reads as the condition
     """No request could be made of a server; nothing has changed.
 
     Args:
-        code: ``no-such-process``, ``not-permitted``, ``not-found`` (no hotfd server), ``unsafe-directory``,
+        code: ``no-such-process``, ``not-permitted``, ``not-a-server``, ``unsafe-directory``,
             ``impostor`` (somebody else answers at its socket), ``unresponsive``, ``incompatible`` or
             ``too-many-clients``.
         detail: one line that says what was found and what to do.

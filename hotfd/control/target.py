@@ -81,7 +81,7 @@ class Target:
                 connection.close()
                 raise
         raise Unreachable(
-            "not-found",
+            "not-a-server",
             f"{self.label} does not listen at {self.name} in {', '.join(refused)}: what is there is left over "
             "from a process that has ended",
         )
@@ -113,7 +113,7 @@ def find(pid: int) -> Target:
     through its root directory, and under its id in its own pid namespace.
 
     Raises:
-        Unreachable: ``no-such-process``, ``not-permitted``, ``not-found``, or ``unsafe-directory``.
+        Unreachable: ``no-such-process``, ``not-permitted``, ``not-a-server``, or ``unsafe-directory``.
     """
     process = Process.read(pid)
     me = os.geteuid()
@@ -128,7 +128,7 @@ def find(pid: int) -> Target:
         looked = ", ".join(_candidates(process))
         more = f" ({'; '.join(notes)})" if notes else ""
         raise Unreachable(
-            "not-found",
+            "not-a-server",
             f"process {pid} is not a hotfd server: no control socket {socket_name(process.inner_pid)} "
             f"in {looked}{more}",
         )
@@ -151,7 +151,7 @@ def at(path: str) -> Target:
     """Return the target at the control socket ``path``.
 
     Raises:
-        Unreachable: ``not-found``: no socket is there.
+        Unreachable: ``not-a-server``: no socket is there.
     """
     directory, name = os.path.split(os.path.abspath(path))
     target = Target((directory,), name, None)
@@ -160,8 +160,8 @@ def at(path: str) -> Target:
             if opened.identity(name):
                 return target
     except OSError as exc:
-        raise Unreachable("not-found", f"{path}: {exc.strerror}") from exc
-    raise Unreachable("not-found", f"{path} is not a socket; hotfd ps lists the servers")
+        raise Unreachable("not-a-server", f"{path}: {exc.strerror}") from exc
+    raise Unreachable("not-a-server", f"{path} is not a socket; hotfd ps lists the servers")
 
 
 def _candidates(process: Process) -> list[str]:

@@ -205,17 +205,19 @@ class Cutover:
         options = self._options
         deadline = asyncio.get_running_loop().time() + options.deadline
         successor = self._successor = Successor(self._on_message, self._fail)
-        successor.channel.send(
-            m.Setup(
-                protocol=m.PROTOCOL,
-                handoff=self.id,
-                generation=self._identity.generation + 1,
-                pid=os.getpid(),
-                schema=self._engine.codec.schema,
-                process_schema=self._identity.together,
-                framings={spec: self._engine.framing.spec() for spec in self._engine.listeners},
-            )
+        setup = m.Setup(
+            protocol=m.PROTOCOL,
+            handoff=self.id,
+            generation=self._identity.generation + 1,
+            pid=os.getpid(),
+            schema=self._engine.codec.schema,
+            process_schema=self._identity.together,
+            framings={spec: self._engine.framing.spec() for spec in self._engine.listeners},
         )
+        try:
+            successor.channel.send(setup)
+        except ValueError as error:
+            raise HandoffRefused("too-large", f"the state's types do not fit the handoff channel: {error}") from error
         successor.start(options.command, options.cwd)
         late = HandoffRefused(
             "new-hung",
@@ -518,7 +520,10 @@ class Cutover:
             self._engine.start_accepting()
         report = self._report("rolled-back" if started else "refused", f"{refusal.code}: {refusal.detail}")
         if self._moving is not None:
-            self._filled(report, self._moving.tally, new_pid)
+            tally = self._moving.tally
+            for counter in (tally.sessions, tally.connections):
+                counter["moved"] = counter["kept"] = 0  # nothing moves, and what stays is no exception
+            self._filled(report, tally, new_pid)
         report.new_pid = new_pid
         self._log(report)
         return report

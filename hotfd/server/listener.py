@@ -38,11 +38,11 @@ def parse(spec: str) -> tuple[int, Any]:
         ValueError: it is none of these.
     """
     if spec.startswith("unix:"):
-        if not spec[5:]:
+        if not spec[5:] or "\0" in spec:
             raise ValueError("unix: needs a path, as in unix:/run/app.sock")
         return socket.AF_UNIX, spec[5:]
     host, separator, port = spec.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
+    if not separator or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"{spec!r} is no listen address; give HOST:PORT, [IPV6]:PORT or unix:PATH")
     if host.startswith("[") and host.endswith("]"):
         return socket.AF_INET6, (host[1:-1], int(port))
@@ -92,7 +92,7 @@ class Listener:
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            raise OSError(error.errno, f"cannot listen on {spec}: {error.strerror}") from error
+            raise OSError(error.errno, f"cannot listen on {spec}: {error.strerror or error}") from error
         return cls(spec, sock, on_accept)
 
     @property
@@ -150,6 +150,6 @@ def _remove_stale(path: str) -> None:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path, follow_symlinks=False).st_mode):
             return
-        with socket.socket(socket.AF_UNIX) as probe:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             if probe.connect_ex(path) == errno.ECONNREFUSED:
                 os.unlink(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
+import types
 import typing
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from hotfd.errors import StateError
 from hotfd.state.catalogue import SIMPLE, Catalogue
@@ -50,16 +52,17 @@ class Root(Generic[S]):
         if declared is not None:
             state = declared if isinstance(declared, State) else State(declared)
         kind: Any = state.declared if state is not None else None
-        self.name = _name(kind)
+        cls = _class_of(kind)
+        self.name = cls.__name__ if cls is not None else "state"
         self.encode = state.encode if state is not None else None
         self.decode = state.decode if state is not None else None
         self.hint, self.types = self._walk(state)
         self.catalogue.finish()
-        shape = self.catalogue.shapes.get(typing.get_origin(kind) or kind)
+        shape = self.catalogue.shapes.get(cls) if cls is not None else None
         self.schema_name = None if state is None else self.name if shape is None else shape.name
         self.version, self.upgrade = _versioned(state, shape)
         self.give = _give(shape)
-        self.new: Callable[[], S] = _factory(state, self.name)
+        self.new: Callable[[], S] = _factory(state, cls, self.name)
 
     def _walk(self, state: State[Any] | None) -> tuple[Hint, frozenset[type] | None]:
         if state is None:
@@ -73,9 +76,10 @@ class Root(Generic[S]):
         return hint, frozenset(dict if is_typeddict(head) else head for head, *_ in hint)
 
 
-def _name(kind: Any) -> str:
-    named = typing.get_origin(kind) or kind
-    return named.__name__ if isinstance(named, type) else "state"
+def _class_of(declared: Any) -> type | None:
+    """Return the class that a declaration names, ``Box`` for ``Box[int]``, or None where it names none or several."""
+    found = typing.get_origin(declared) or declared
+    return found if isinstance(found, type) and found not in (types.UnionType, typing.Annotated) else None
 
 
 def _versioned(state: State[Any] | None, shape: Shape | None) -> tuple[int, Callable[[Any, int], Any] | None]:
@@ -96,25 +100,24 @@ def _give(shape: Shape | None) -> str:
     return "give State(upgrade=) an upgrade(old, version)"
 
 
-def _factory(state: State[Any] | None, name: str) -> Callable[[], Any]:
+def _factory(state: State[Any] | None, cls: Any, name: str) -> Callable[[], Any]:
     if state is None:
         return lambda: None
     if state.new is not None:
         return state.new
-    kind: Any = typing.get_origin(state.declared) or state.declared
-    if isinstance(kind, type) and is_typeddict(kind):
-        return dict
-    if not isinstance(kind, type):
+    if cls is None or issubclass(cls, enum.Enum) or inspect.isabstract(cls):
         raise StateError(
             name, "no fresh state can be made of this type; give State(..., new=) a function that makes one"
         )
+    if is_typeddict(cls):
+        return dict
     try:
-        if kind in SIMPLE:
-            kind()
+        # Plain types have no signature to ask, and making one of them does nothing else.
+        if cls in SIMPLE:
+            cls()
         else:
-            inspect.signature(kind).bind()
+            inspect.signature(cls).bind()
     except (TypeError, ValueError) as error:
-        raise StateError(
-            name, f"cannot be made without arguments ({error}); give its fields defaults, or State(..., new=)"
-        ) from None
-    return kind
+        problem = f"cannot be made without arguments ({error}); give its fields defaults, or State(..., new=)"
+        raise StateError(name, problem) from None
+    return cast("Callable[[], Any]", cls)

@@ -30,6 +30,9 @@ PlainHint = list[list[Any]]
 MAX_TYPES: Final = 10_000
 """Classes in one schema; programs have tens, and a hostile schema must not cost minutes to compare."""
 
+MAX_HINT_DEPTH: Final = 50
+"""Levels of ``list[list[...]]`` in one hint; ten times what anybody can read, and safe to walk by recursion."""
+
 UNKNOWN: Final = "the schema of the other process cannot be understood; is it another release of hotfd?"
 
 
@@ -83,7 +86,7 @@ def understood(schema: object) -> Schema | str:
         return (
             f"state is written in format {found.format}, and format {form.FORMAT} is read; use the same hotfd"
         )
-    if len(found.types) > MAX_TYPES or not all(_is_hint(hint, form.MAX_DEPTH) for hint in _hints(found)):
+    if len(found.types) > MAX_TYPES or not all(_is_hint(hint, MAX_HINT_DEPTH) for hint in _hints(found)):
         return UNKNOWN
     return found
 

@@ -103,7 +103,7 @@ class _Walk:
     def _stranger(self, kind: type) -> str:
         name = form.type_name(kind)
         for known in (*self._classes, *self._handlers):
-            if issubclass(kind, known) and not (known is tuple and hasattr(kind, "_fields")):
+            if known in kind.__mro__:
                 return f"is of type {name}, which extends {form.type_name(known)} and would come back as that; declare it"
         return f"is of type {name}, which cannot travel; declare it, keep it out of the state or give State(encode=, decode=)"
 

@@ -19,6 +19,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,8 +27,8 @@ from hotfd import _core
 from hotfd.errors import ChannelError
 from hotfd.wire import messages
 
-TOO_MANY_REFERENCES_PAUSE: Final = 0.005
-"""Seconds before a send is tried again after ETOOMANYREFS, of which no readiness event tells."""
+RETRY_PAUSE: Final = 0.005
+"""Seconds before a send is tried again after ETOOMANYREFS, ENOBUFS or ENOMEM, whose end no event tells."""
 
 MAX_READS: Final = 64
 """Packets taken in one turn of the loop, so that a flood on the channel cannot starve the clients."""
@@ -65,11 +66,8 @@ class Arrival:
 def close_all(descriptors: Sequence[int]) -> None:
     """Close descriptors, all of them, whatever one says."""
     for fd in descriptors:
-        try:
+        with suppress(OSError):  # EIO and friends: the descriptor is gone all the same, close(2)
             os.close(fd)
-        except OSError as error:  # EIO and friends: the descriptor is gone all the same, close(2)
-            if error.errno == errno.EBADF:
-                raise
 
 
 @dataclass(slots=True)
@@ -103,6 +101,8 @@ class Channel:
         self.peer: int | None = None
         """The pid whose messages count; None until the first message has shown who it is."""
         self.ended = False
+        """Whether nothing more can be read: the other end is closed, or has broken the protocol."""
+        self._dropped = False
 
     def start(self) -> None:
         """Begin to receive."""
@@ -133,12 +133,17 @@ class Channel:
 
         Raises:
             BufferError: the other side reads nothing and ``MAX_QUEUED`` packets wait already.
+            ValueError: the message is too large for a packet.
         """
-        if len(self._queue) >= MAX_QUEUED:
+        try:
+            if len(self._queue) >= MAX_QUEUED:
+                raise BufferError("the other process does not read the handoff channel")
+            packet = _Packet(messages.encode(message), descriptors, owned)
+        except BaseException:
             close_all(owned)
-            raise BufferError("the other process does not read the handoff channel")
-        packet = _Packet(messages.encode(message), descriptors, owned)
+            raise
         if self._fd < 0 or self.ended:
+            self._dropped = True
             close_all(owned)
             return
         self._queue.append(packet)
@@ -154,13 +159,13 @@ class Channel:
         """Wait until the kernel has every packet.
 
         Returns:
-            False when the channel ended first, and some may not have been taken.
+            False when any packet was dropped instead, since nobody can read it any more.
         """
         while self._queue:
             waiter = self._loop.create_future()
             self._flush_waiters.append(waiter)
             await waiter
-        return not self.ended and self._fd >= 0
+        return not self._dropped
 
     def _flush(self) -> None:
         self._retry = None
@@ -174,17 +179,16 @@ class Channel:
                     self._loop.add_writer(self._fd, self._flush)
                 return
             except OSError as error:
-                if error.errno == errno.ETOOMANYREFS:
+                if error.errno in {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}:
                     self._stop_writing()
-                    self._retry = self._loop.call_later(TOO_MANY_REFERENCES_PAUSE, self._flush)
+                    self._retry = self._loop.call_later(RETRY_PAUSE, self._flush)
                     return
                 if error.errno == errno.ECONNRESET:  # the pending error of a dead partner; then EPIPE
                     continue
-                if error.errno != errno.EPIPE:
-                    self._drop_queue()
-                    raise
-                # Nobody reads any more. What there is to read is read before the end is believed.
+                # EPIPE: nobody reads any more. What there is to read is read before the end is believed.
                 self._drop_queue()
+                if error.errno != errno.EPIPE:
+                    self._break(ChannelError(f"a message cannot be sent: {error.strerror}"))
                 return
             self._queue.popleft()
             close_all(packet.owned)
@@ -202,6 +206,7 @@ class Channel:
             self._retry.cancel()
             self._retry = None
         while self._queue:
+            self._dropped = True
             close_all(self._queue.popleft().owned)
         self._wake()
 
@@ -233,7 +238,7 @@ class Channel:
             if error.errno in {errno.ECONNRESET, errno.EINTR}:
                 return True  # a reset overtakes queued messages: read on to the real end
             raise
-        if not raw.data and not raw.descriptors and not raw.truncated:
+        if raw.pid < 0 and not raw.data and not raw.descriptors and not raw.truncated:
             self.ended = True
             self._stop_reading()
             self._drop_queue()
@@ -252,6 +257,7 @@ class Channel:
         return True
 
     def _break(self, error: ChannelError) -> None:
+        self.ended = True
         self._stop_reading()
         self._on_broken(error)
 

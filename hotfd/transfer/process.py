@@ -51,7 +51,11 @@ class Origin:
         with suppress(OSError), open("/proc/self/environ", "rb") as file:
             pairs = (os.fsdecode(entry).partition("=") for entry in file.read().split(b"\0") if entry)
             environment = {name: value for name, _, value in pairs}
-        cwd, named = os.getcwd(), environment.get("PWD", "")
+        named = environment.get("PWD", "")
+        try:
+            cwd = os.getcwd()
+        except FileNotFoundError:  # started in a directory that is gone; a release that replaced it may be there
+            cwd = named or "/"
         with suppress(OSError):
             if os.path.isabs(named) and os.path.samefile(named, cwd):
                 cwd = named
@@ -128,12 +132,16 @@ def spawn(
             pass_fds=(channel,),
             stdin=None,
         )
-    except FileNotFoundError as error:
-        what = f"{command[0]} does not exist" if error.filename != cwd else f"the directory {cwd} does not exist"
-        raise HandoffRefused("not-found", f"{what}; correct the command and try again") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise HandoffRefused("cannot-start", f"{command[0]} cannot be started: {reason}") from error
+    except OSError as error:
+        # Popen puts the directory into ``filename`` when it was the directory that failed.
+        culprit = f"the directory {cwd}" if error.filename == cwd else command[0]
+        if not isinstance(error, FileNotFoundError):
+            raise HandoffRefused("cannot-start", f"{culprit} cannot be used: {error.strerror}") from error
+        if culprit == command[0] and os.path.exists(os.path.join(cwd, command[0])):
+            raise HandoffRefused("not-found", f"the interpreter of {command[0]} does not exist") from error
+        raise HandoffRefused("not-found", f"{culprit} does not exist; correct the command and try again") from error
+    except ValueError as error:
+        raise HandoffRefused("cannot-start", f"{command[0]!r} cannot be started: {error}") from error
 
 
 def inherited_channel() -> int | None:

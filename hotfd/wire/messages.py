@@ -39,6 +39,9 @@ PROTOCOL = 1
 HEADER = b"HF\x01\x00"
 """Magic, format version, reserved."""
 
+MAX_PACKET = 1 << 16
+"""Bytes of one packet, which both sides can take without asking the kernel for larger buffers."""
+
 MAX_IDS = 4096
 """Ids in one message: at nine bytes each they fit a 64 KiB packet with room to spare."""
 
@@ -199,8 +202,15 @@ _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessa
 
 
 def encode(message: Message) -> bytes:
-    """Return the packet of one message, in bytes; it fits 64 KiB."""
-    return HEADER + _encoder.encode(message)
+    """Return the packet of one message.
+
+    Raises:
+        ValueError: it is larger than ``MAX_PACKET``.
+    """
+    packet = HEADER + _encoder.encode(message)
+    if len(packet) > MAX_PACKET:
+        raise ValueError(f"a {type(message).__name__} of {len(packet)} bytes; a packet takes {MAX_PACKET}")
+    return packet
 
 
 def decode(packet: bytes) -> AnyMessage:
@@ -213,7 +223,7 @@ def decode(packet: bytes) -> AnyMessage:
         raise ChannelError("the packet does not begin as a hotfd message of format 1")
     try:
         return _decoder.decode(packet[4:])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ChannelError(f"the packet is no message: {error}") from None
 
 

@@ -5,6 +5,7 @@ Whole handoff::
     STARTING --Setup, hello()--> PREPARING --ready()--> MOVING --Finish--> PROBATION --settle()--> SETTLED
                                                            |                   |
                                         old process dead --+-------------------+--> ORPHANED
+                                                     Abort --+-------------------+--> ABORTED
 
 Each session::
 
@@ -43,6 +44,7 @@ class Phase(enum.Enum):
     PROBATION = "probation"
     SETTLED = "settled"
     ORPHANED = "orphaned"
+    ABORTED = "aborted"
 
 
 class Stage(enum.Enum):
@@ -124,11 +126,19 @@ class Receiver:
                 return self._change(
                     live, frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED}), Stage.REVOKED
                 )
+            case m.Abort():
+                self._abort()
             case m.Finish():
                 if any(stage in _UNDECIDED for stage in self.sessions.values()):
                     raise ChannelError("Finish while sessions are offered")
                 self.phase = Phase.PROBATION
         return []
+
+    def _abort(self) -> None:
+        """The old process has taken back what is not this one's yet, and nothing will be bequeathed."""
+        self.sessions.update((id, Stage.REVOKED) for id, stage in self.sessions.items() if stage in _UNDECIDED)
+        self._gathering.clear()
+        self.phase = Phase.ABORTED
 
     def _part(self, part: m.OfferPart) -> list[int]:
         if not self.listening:
@@ -204,6 +214,8 @@ class Receiver:
         Returns:
             the ids that become OWNED by this, in the order of the offers.
         """
+        if self.phase is Phase.ABORTED:
+            return []
         bequeathed = [id for id, stage in self.sessions.items() if stage in {Stage.HELD, Stage.ACCEPTED}]
         self.sessions.update((id, Stage.OWNED) for id in bequeathed)
         self._gathering.clear()
@@ -228,5 +240,5 @@ class Receiver:
 
 
 _UNDECIDED = frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED})
-_REFUSALS = 24
-"""Refusals in one message: each may bring a thousand characters of four bytes, twice."""
+_REFUSALS = 7
+"""Refusals in one packet of 64 KiB: each may bring 1,024 characters of four bytes, twice."""

@@ -85,5 +85,5 @@ def decode_part(data: bytes) -> Part:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ChannelError(f"an offer's records cannot be read: {error}") from None

@@ -6,7 +6,7 @@ Whole handoff::
 
     STARTING --Hello--> PREPARING --Ready--> MOVING --finish()--> PROBATION --Settled--> SETTLED
         |                   |                   |                     |
-        +-------------------+----- failed() ----+---------------------+--> FAILED
+        +-------------------+--- take_back() ---+---------------------+--> FAILED
 
 Each session::
 
@@ -147,6 +147,8 @@ class Sender:
             the offer's id and its first session's id; the others follow. Neither is ever used again.
         """
         self._require(Phase.MOVING)
+        if sessions < 1:
+            raise ValueError(f"an offer of {sessions} sessions")
         offer, first = self._next_offer, self._next_session
         self._next_offer += 1
         self._next_session += sessions
@@ -165,6 +167,8 @@ class Sender:
         self, ids: Iterable[int], allowed: frozenset[Stage], to: Stage, kind: type[m.Commit] | type[m.Revoke]
     ) -> list[m.Message]:
         wanted = list(ids)
+        if len(set(wanted)) != len(wanted):
+            raise ValueError("an id stands twice")
         for id in wanted:
             if self.sessions.get(id) not in allowed:
                 raise ValueError(f"session {id} is {self.sessions.get(id)}, it cannot become {to.value}")

@@ -41,6 +41,7 @@ static const struct {
       .length_bytes = 2,
       .offset = 2,
       .trailer = 1}},
+    {"kept64", {.kind = HOTFD_LENGTH, .flags = HOTFD_KEEP_HEADER, .length_bytes = 8}},
     {"varint", {.kind = HOTFD_VARINT}},
     {"netstring", {.kind = HOTFD_NETSTRING}},
     {"resp", {.kind = HOTFD_RESP}},
@@ -282,8 +283,8 @@ static void a_wrong_call_is_refused_and_changes_nothing(void)
     CHECK_EQUAL(span.payload_end, 6);
 
     struct hotfd_scan resp = {0};
-    buf = (const uint8_t *)"*2\r\n+a\r\n+b\r\n";
-    CHECK_EQUAL(hotfd_scan(&RESP, &resp, buf, 0, 8, &span, 1), 0);
+    buf = (const uint8_t *)"*2\r\n$1\r\na\r\n";
+    CHECK_EQUAL(hotfd_scan(&RESP, &resp, buf, 0, 11, &span, 1), 0);
     CHECK_EQUAL(hotfd_scan(&RESP, &resp, buf, 0, 5, &span, 1), -EINVAL);
 }
 
@@ -300,6 +301,22 @@ static void a_long_frame_is_not_searched_again(void)
     CHECK_EQUAL(scan.seen, SIZE - 1);
     bytes[5] = '\n'; /* a delimiter that comes up behind the bookmark is not seen: nobody looks there */
     CHECK_EQUAL(hotfd_scan(&lines, &scan, bytes, 0, SIZE, &span, 1), 0);
+
+    struct hotfd_scan resp = {0};
+    memset(bytes, 'x', SIZE);
+    bytes[0] = '+';
+    CHECK_EQUAL(hotfd_scan(&RESP, &resp, bytes, 0, SIZE - 1, &span, 1), 0);
+    bytes[5] = '\n';
+    CHECK_EQUAL(hotfd_scan(&RESP, &resp, bytes, 0, SIZE, &span, 1), 0);
+}
+
+static void after_an_error_nothing_is_a_frame_any_more(void)
+{
+    static const struct hotfd_framing netstring = {.kind = HOTFD_NETSTRING, .max_size = 9};
+    struct hotfd_scan scan = {0};
+    struct hotfd_span span;
+    CHECK_EQUAL(hotfd_scan(&netstring, &scan, (const uint8_t *)"x", 0, 1, &span, 1), -EBADMSG);
+    CHECK_EQUAL(hotfd_scan(&netstring, &scan, (const uint8_t *)"0:,", 0, 3, &span, 1), -EBADMSG);
 }
 
 static void parameters_that_make_no_framing_are_refused(void)
@@ -361,6 +378,7 @@ int main(void)
     RUN(nesting_has_a_limit);
     RUN(a_wrong_call_is_refused_and_changes_nothing);
     RUN(a_long_frame_is_not_searched_again);
+    RUN(after_an_error_nothing_is_a_frame_any_more);
     RUN(parameters_that_make_no_framing_are_refused);
     RUN(garbage_never_hurts);
     return 0;

@@ -253,8 +253,22 @@ def update_hangs():
     return {"update": update}
 
 
-def serves():
-    return {"status": status}
+def serves(state="serving", name="echo"):
+    """A server that is in ``state``."""
+
+    async def look(request, emit):
+        return STATUS | {"pid": os.getpid(), "state": state, "name": name}
+
+    return {"status": look}
+
+
+def silent():
+    """A server that greets and answers nothing."""
+
+    async def look(request, emit):
+        await asyncio.Event().wait()
+
+    return {"status": look}
 
 
 if __name__ == "__main__":

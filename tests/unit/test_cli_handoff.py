@@ -1,5 +1,6 @@
 """``hotfd handoff``: each exit status, what is printed where, and an old process that dies on the way."""
 
+import asyncio
 import json
 import os
 import pty
@@ -9,12 +10,13 @@ import sys
 
 import msgspec
 import pytest
-from control_fakes import hotfd, process, report, serving, updates
 
 from hotfd.cli import follow
 from hotfd.cli.handoff import summary
+from hotfd.control import Client, at
 from hotfd.errors import HandoffRefused
 from hotfd.report import Report
+from tests.unit.control_fakes import hotfd, process, report, serving, updates
 
 EVENTS = (
     {"event": "started", "id": "h-1"},
@@ -69,7 +71,18 @@ def test_the_request_carries_the_contracts_defaults(tmp_path):
 
 def test_the_request_carries_every_option_and_the_command_with_its_directory(tmp_path):
     update = updates(report())
-    options = "--deadline 9 --boundary-timeout 0 --laggards close --probation 0.5 --force --dry-run=deep".split()
+    options = [
+        "--deadline",
+        "9",
+        "--boundary-timeout",
+        "0",
+        "--laggards",
+        "close",
+        "--probation",
+        "0.5",
+        "--force",
+        "--dry-run=deep",
+    ]
     command = ["python", "server.py", "--port", "7000", "--", "--json"]
     with serving(tmp_path / "run", {"update": update}) as path:
         done = handoff(path, *options, "--", *command, cwd=tmp_path)
@@ -91,7 +104,12 @@ def test_the_request_carries_every_option_and_the_command_with_its_directory(tmp
 
 @pytest.mark.parametrize(
     ("arguments", "dry_run"),
-    [((), False), (("--dry-run",), "plan"), (("--dry-run=plan",), "plan"), (("--dry-run", "--", "cmd"), "plan")],
+    [
+        ((), False),
+        (("--dry-run",), "plan"),
+        (("--dry-run=plan",), "plan"),
+        (("--dry-run", "--", "cmd"), "plan"),
+    ],
 )
 def test_dry_run_needs_no_value(tmp_path, arguments, dry_run):
     update = updates(report(dry_run=bool(dry_run)))
@@ -111,8 +129,8 @@ def test_dry_run_needs_no_value(tmp_path, arguments, dry_run):
         (("--pid", "0"), "x>=1"),
         (("--pid", "x"), "not a valid integer"),
         (("--pid", "1", "--deadline", "0"), "more than 0"),
-        (("--pid", "1", "--deadline", "nan"), "finite"),
-        (("--pid", "1", "--probation", "inf"), "finite"),
+        (("--pid", "1", "--deadline", "nan"), "more than 0"),
+        (("--pid", "1", "--probation", "inf"), "at most 86400"),
         (("--pid", "1", "--probation", "-1"), "0 or more"),
         (("--pid", "1", "--laggards", "drop"), "keep"),
         (("--pid", "1", "--dry-run=maybe"), "deep"),
@@ -203,7 +221,10 @@ def test_whoever_closes_stderr_does_not_change_the_outcome(tmp_path):
 @pytest.mark.parametrize(("outcome", "exit_status"), [("completed", 0), ("rolled-back", 1), ("partial", 3)])
 def test_when_the_old_process_dies_the_new_one_says_how_it_ended(tmp_path, outcome, exit_status, pending):
     run = tmp_path / "run"
-    with process(run, "knows_the_result", outcome, pending) as new, process(run, "dies_during", "move", new.pid) as old:
+    with (
+        process(run, "knows_the_result", outcome, pending) as new,
+        process(run, "dies_during", "move", new.pid) as old,
+    ):
         done = hotfd("handoff", "--pid", old.pid, "--json", directory=tmp_path)
     said = json.loads(done.stdout)
     assert (done.returncode, said["outcome"], said["new_pid"]) == (exit_status, outcome, new.pid)
@@ -211,12 +232,19 @@ def test_when_the_old_process_dies_the_new_one_says_how_it_ended(tmp_path, outco
     assert f"asking the new process {new.pid}" in done.stderr
 
 
-@pytest.mark.parametrize(("stage", "known"), [("at-once", "no handoff had begun"), ("started", "no new process")])
+@pytest.mark.parametrize(
+    ("stage", "known"), [("at-once", "no handoff had begun"), ("started", "no new process")]
+)
 def test_when_the_old_process_dies_before_a_new_one_is_there_what_is_known_is_said(tmp_path, stage, known):
     with process(tmp_path / "run", "dies_during", stage) as old:
         done = hotfd("handoff", "--pid", old.pid, "--json", directory=tmp_path)
     said = json.loads(done.stdout)
-    assert (done.returncode, said["outcome"], said["old_pid"], said["new_pid"]) == (1, "refused", old.pid, None)
+    assert (done.returncode, said["outcome"], said["old_pid"], said["new_pid"]) == (
+        1,
+        "refused",
+        old.pid,
+        None,
+    )
     assert said["reason"].startswith("old-exited: ")
     assert known in said["reason"]
 
@@ -236,9 +264,11 @@ def test_a_new_process_that_never_says_how_it_ended_is_asked_until_the_deadline(
     run = tmp_path / "run"
     with process(run, "serves") as new, process(run, "dies_during", "move", new.pid) as old:
         unknown = hotfd("handoff", "--pid", old.pid, "--json", directory=tmp_path)
-    with process(run, "knows_the_result", "completed", 1_000_000) as new:
-        with process(run, "dies_during", "move", new.pid) as old:
-            pending = hotfd("handoff", "--pid", old.pid, "--json", "--deadline", "0.3", directory=tmp_path)
+    with (
+        process(run, "knows_the_result", "completed", 1_000_000) as new,
+        process(run, "dies_during", "move", new.pid) as old,
+    ):
+        pending = hotfd("handoff", "--pid", old.pid, "--json", "--deadline", "0.3", directory=tmp_path)
     for done, why in ((unknown, "unknown-instruction"), (pending, "did not say how handoff h-1 ended")):
         reason = json.loads(done.stdout)["reason"]
         assert done.returncode == 1
@@ -246,11 +276,11 @@ def test_a_new_process_that_never_says_how_it_ended_is_asked_until_the_deadline(
         assert why in reason
 
 
-def test_a_server_that_falls_silent_is_waited_for_no_longer_than_its_own_limits_and_some_grace(tmp_path, monkeypatch):
+def test_a_server_that_falls_silent_is_waited_for_no_longer_than_its_own_limits_and_some_grace(
+    tmp_path, monkeypatch
+):
     async def hangs(request, emit):
         await go_on.wait()
-
-    import asyncio
 
     go_on = asyncio.Event()
     monkeypatch.setattr(follow, "GRACE", 0.0)
@@ -263,19 +293,27 @@ def test_a_server_that_falls_silent_is_waited_for_no_longer_than_its_own_limits_
         def clear(self):
             pass
 
-    from hotfd.control import Client, at
-
-    fields = {"deadline": 0.05, "probation": 0.0, "dry_run": False}
-    with serving(tmp_path / "run", {"update": hangs}) as path:
-        with Client.connect(at(path)) as client, follow.Handoff(client, fields, Quiet()) as followed:
-            said = followed.run()
+    fields = {"deadline": 0.05, "boundary_timeout": 0.0, "probation": 0.0, "dry_run": False}
+    with (
+        serving(tmp_path / "run", {"update": hangs}) as path,
+        Client.connect(at(path)) as client,
+        follow.Handoff(client, fields, Quiet()) as followed,
+    ):
+        said = followed.run()
     assert said["reason"].startswith("result-unknown: ")
     assert "did not answer in time" in notes[0]
 
 
 def test_control_c_leaves_the_handoff_running_and_says_where(tmp_path):
     with process(tmp_path / "run", "update_hangs") as old:
-        command = [sys.executable, "-m", "hotfd.cli", "handoff", "--socket", tmp_path / "run" / f"{old.pid}.sock"]
+        command = [
+            sys.executable,
+            "-m",
+            "hotfd.cli",
+            "handoff",
+            "--socket",
+            tmp_path / "run" / f"{old.pid}.sock",
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as cli:
             assert cli.stderr.readline() == "hotfd: spawn\n"
             cli.send_signal(signal.SIGINT)
@@ -287,7 +325,9 @@ def test_control_c_leaves_the_handoff_running_and_says_where(tmp_path):
 def test_the_summary_says_what_a_person_wants_to_know():
     counts = {"moved": 990, "kept": 8, "returned": 0, "closed": 2}
     text = summary(
-        msgspec.convert(report("partial", connections=counts, reasons={"no-boundary": 8, "gone": 2, "x": 0}), Report)
+        msgspec.convert(
+            report("partial", connections=counts, reasons={"no-boundary": 8, "gone": 2, "x": 0}), Report
+        )
     )
     assert text == [
         "partial",
@@ -304,5 +344,7 @@ def test_the_summary_says_what_a_person_wants_to_know():
 
 
 def test_nothing_that_a_server_sends_can_drive_the_terminal():
-    text = summary(Report(outcome="refused", id="\x1b[2J", old_pid=1, reason="state-encode: \x1b]0;owned\x07 field\n"))
+    text = summary(
+        Report(outcome="refused", id="\x1b[2J", old_pid=1, reason="state-encode: \x1b]0;owned\x07 field\n")
+    )
     assert not any(ord(char) < 32 or ord(char) == 127 for line in text for char in line)

@@ -6,12 +6,12 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from control_fakes import open_descriptors
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hotfd.control import Client, RequestFailed, ServerGone, Unreachable, client
 from hotfd.control.lines import LineBuffer, LineTooLong, decode, encode
+from tests.unit.control_fakes import open_descriptors
 
 HELLO = {"hotfd": 1, "pid": 1, "start_time": 1, "generation": 1}
 

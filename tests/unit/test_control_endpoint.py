@@ -11,7 +11,10 @@ import socket
 import stat
 
 import pytest
-from control_fakes import (
+
+from hotfd.control import Endpoint, RuntimeDirectory, Unreachable, endpoint, peer, start_time
+from hotfd.errors import HandoffRefused
+from tests.unit.control_fakes import (
     LOOPS,
     NOBODY,
     as_user,
@@ -22,9 +25,6 @@ from control_fakes import (
     public_directory,
     status,
 )
-
-from hotfd.control import Endpoint, RuntimeDirectory, Unreachable, endpoint, peer, start_time
-from hotfd.errors import HandoffRefused
 
 
 @pytest.fixture(params=sorted(LOOPS))

@@ -4,11 +4,11 @@ import os
 import socket
 
 import pytest
-from control_fakes import NOBODY, needs_root, open_descriptors
 
 from hotfd.control import RuntimeDirectory, Unreachable
 from hotfd.control.runtime import default_path
 from hotfd.control.sweep import known_directories, sweep
+from tests.unit.control_fakes import NOBODY, needs_root, open_descriptors
 
 
 @pytest.fixture(autouse=True)

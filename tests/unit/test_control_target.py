@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from control_fakes import (
+
+from hotfd.control import Client, RuntimeDirectory, Unreachable, at, find, visible
+from hotfd.control.process import Process, start_time, translate
+from tests.unit.control_fakes import (
     NOBODY,
     as_user,
     greeting,
@@ -19,9 +22,6 @@ from control_fakes import (
     serving,
     status,
 )
-
-from hotfd.control import Client, RuntimeDirectory, Unreachable, at, find, visible
-from hotfd.control.process import Process, start_time, translate
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ def test_a_process_that_has_exited_and_is_not_reaped_is_no_process(run):
 
 def test_a_process_that_is_no_server(run):
     code, detail = refused(find, os.getppid())
-    assert code == "not-found"
+    assert code == "not-a-server"
     assert "is not a hotfd server" in detail
     assert "/tmp/hotfd-" in detail, "it must say where it looked"
 
@@ -94,7 +94,7 @@ def test_a_directory_that_others_may_enter_is_not_used_and_is_named(run):
     with process(run, "serves") as server:
         run.chmod(0o755)
         code, detail = refused(find, server.pid)
-    assert code == "not-found"
+    assert code == "not-a-server"
     assert f"{run} has mode 0755" in detail
 
 
@@ -103,7 +103,7 @@ def test_a_directory_of_a_third_user_is_not_used(run):
     with process(run, "serves") as server:
         os.chown(run, NOBODY, NOBODY)
         code, detail = refused(find, server.pid)
-    assert code == "not-found"
+    assert code == "not-a-server"
     assert f"owned by uid {NOBODY}" in detail
 
 
@@ -184,7 +184,7 @@ def test_a_socket_at_which_nobody_listens_is_no_server(tmp_path, monkeypatch):
     with RuntimeDirectory.open(str(tmp_path / "run")) as directory:
         directory.listen(name).close()
         code, detail = refused(Client.connect, find(os.getpid()))
-    assert code == "not-found"
+    assert code == "not-a-server"
     assert "left over" in detail
 
 
@@ -193,13 +193,13 @@ def test_a_server_that_dies_after_it_was_found_is_no_server(run):
         target = find(server.pid)
         server.kill()
         server.wait()
-        assert refused(Client.connect, target)[0] == "not-found"
+        assert refused(Client.connect, target)[0] == "not-a-server"
 
 
 @pytest.mark.parametrize("name", ["none.sock", "file", "none/1.sock"])
 def test_a_path_that_is_no_socket(tmp_path, name):
     (tmp_path / "file").touch()
-    assert refused(at, str(tmp_path / name))[0] == "not-found"
+    assert refused(at, str(tmp_path / name))[0] == "not-a-server"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason=needs_root)

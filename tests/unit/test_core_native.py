@@ -9,12 +9,16 @@ import os
 import resource
 import select
 import socket
-from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hotfd import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def open_descriptors() -> set[str]:
@@ -101,6 +105,12 @@ def test_the_pidfd_is_the_senders_and_not_inherited() -> None:
         _core.set_pass_pidfd(theirs, False)
         _core.send_message(ours, b"x")
         assert _core.receive_message(theirs).pidfd == -1
+
+
+def test_a_kernel_without_pidfds_on_messages_is_said_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    old_kernel = SimpleNamespace(hotfd_pass_pidfd=lambda *_: -errno.ENOPROTOOPT)
+    monkeypatch.setattr(_core, "lib", old_kernel)
+    assert _core.set_pass_pidfd(0, True) is False
 
 
 def test_an_empty_channel_raises_blocking_io_error() -> None:

@@ -71,7 +71,9 @@ def test_a_payload_becomes_a_frame(framing: Framing, payload: bytes, frame: byte
         (Resp(max_size=4), b"+OK\r\n", "max_size of 4"),
     ],
 )
-def test_a_payload_that_no_reader_would_get_back_is_refused(framing: Framing, payload: bytes, why: str) -> None:
+def test_a_payload_that_no_reader_would_get_back_is_refused(
+    framing: Framing, payload: bytes, why: str
+) -> None:
     with pytest.raises(ValueError, match=why):
         framing.encode(payload)
 
@@ -163,7 +165,11 @@ def test_scanners_in_several_threads_do_not_disturb_each_other() -> None:
 
     def scan(size: int) -> None:
         data = (b"x" * size + b"\n") * 50
-        wanted = [offset for i in range(50) for offset in (i * (size + 1), i * (size + 1) + size, (i + 1) * (size + 1))]
+        wanted = [
+            offset
+            for i in range(50)
+            for offset in (i * (size + 1), i * (size + 1) + size, (i + 1) * (size + 1))
+        ]
         for _ in range(500):
             if (found := Lines().scanner().scan(data, 0)) != wanted:
                 failures.append(found)
@@ -224,6 +230,8 @@ def test_a_framing_in_python_returns_good_frames_before_the_error() -> None:
     for _ in range(2):
         with pytest.raises(FramingError, match="tag of zero"):
             scanner.scan(data, 4)
+    with pytest.raises(FramingError, match="tag of zero"):
+        scanner.scan(framing.encode(b"good again"), 0)
 
 
 def test_a_framing_in_python_is_held_to_max_size() -> None:

@@ -110,7 +110,7 @@ def test_values_nest_as_deep_as_scanners_allow() -> None:
         (b"PING\r\n", [b"PING"]),
         (b"  SET k\tv \n", [b"SET", b"k", b"v"]),
         (b"\r\n", []),
-        (b'set "a b" \'c d\'\n', [b"set", b"a b", b"c d"]),
+        (b"set \"a b\" 'c d'\n", [b"set", b"a b", b"c d"]),
         (b'"\\x41\\n\\r\\t\\b\\a\\"\\\\\\q\\xzz"\n', [b'A\n\r\t\b\a"\\qxzz']),
         (b"'it\\'s \\n'\n", [b"it's \\n"]),
         (b'pre"fix" ""\n', [b"prefix", b""]),

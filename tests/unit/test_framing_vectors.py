@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from hotfd.errors import FrameTooLarge, FramingError
 from hotfd.framing import Delimited, Fixed, Framing, LengthPrefix, Lines, Netstring, Resp, VarintPrefix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VECTORS = Path(__file__).parents[1] / "csrc" / "vectors.txt"
 
@@ -22,31 +25,38 @@ class Vector(NamedTuple):
     ends: str
 
 
-def framing_named(name: str, max_size: int) -> Framing:
-    header = {"includes_header": True, "offset": 2, "trailer": 1, "max_size": max_size}
-    return {
-        "lines": lambda: Lines(max_size=max_size),
-        "crlf": lambda: Delimited(b"\r\n", max_size=max_size),
-        "aab": lambda: Delimited(b"aab", max_size=max_size),
-        "fixed": lambda: Fixed(max_size),
-        "u8": lambda: LengthPrefix(8, max_size=max_size),
-        "u32be": lambda: LengthPrefix(max_size=max_size),
-        "u64be": lambda: LengthPrefix(64, max_size=max_size),
-        "header": lambda: LengthPrefix(16, "little", **header),
-        "kept": lambda: LengthPrefix(16, "little", keep_header=True, **header),
-        "varint": lambda: VarintPrefix(max_size=max_size),
-        "netstring": lambda: Netstring(max_size=max_size),
-        "resp": lambda: Resp(inline=False, max_size=max_size),
-        "inline": lambda: Resp(max_size=max_size),
-    }[name]()
+def header(max_size: int, *, keep: bool) -> Framing:
+    return LengthPrefix(
+        16, "little", includes_header=True, offset=2, trailer=1, keep_header=keep, max_size=max_size
+    )
+
+
+FRAMINGS: dict[str, Callable[[int], Framing]] = {
+    "lines": lambda max_size: Lines(max_size=max_size),
+    "crlf": lambda max_size: Delimited(b"\r\n", max_size=max_size),
+    "aab": lambda max_size: Delimited(b"aab", max_size=max_size),
+    "fixed": lambda max_size: Fixed(max_size),
+    "u8": lambda max_size: LengthPrefix(8, max_size=max_size),
+    "u32be": lambda max_size: LengthPrefix(max_size=max_size),
+    "u64be": lambda max_size: LengthPrefix(64, max_size=max_size),
+    "header": lambda max_size: header(max_size, keep=False),
+    "kept": lambda max_size: header(max_size, keep=True),
+    "kept64": lambda max_size: LengthPrefix(64, keep_header=True, max_size=max_size),
+    "varint": lambda max_size: VarintPrefix(max_size=max_size),
+    "netstring": lambda max_size: Netstring(max_size=max_size),
+    "resp": lambda max_size: Resp(inline=False, max_size=max_size),
+    "inline": lambda max_size: Resp(max_size=max_size),
+}
 
 
 def unescape(text: str) -> bytes:
     return re.sub(
         rb"\\(x[0-9a-f]{2}|.)",
-        lambda match: bytes([int(match[1][1:], 16)])
-        if match[1][:1] == b"x"
-        else {b"r": b"\r", b"n": b"\n", b"0": b"\0", b"\\": b"\\"}[match[1]],
+        lambda match: (
+            bytes([int(match[1][1:], 16)])
+            if match[1][:1] == b"x"
+            else {b"r": b"\r", b"n": b"\n", b"0": b"\0", b"\\": b"\\"}[match[1]]
+        ),
         text.encode(),
     )
 
@@ -61,8 +71,10 @@ def read_vectors() -> list[Vector]:
             match = re.fullmatch(r"(\w+) \| (\d+) \| (.*) \|() \| (\w+)", line)
         assert match, f"vectors.txt:{number}"
         name, max_size, data, spans, ends = match.groups()
-        framing = framing_named(name, int(max_size))
-        vectors.append(Vector(number, framing, unescape(data), [int(n) for n in re.findall(r"\d+", spans)], ends))
+        framing = FRAMINGS[name](int(max_size))
+        vectors.append(
+            Vector(number, framing, unescape(data), [int(n) for n in re.findall(r"\d+", spans)], ends)
+        )
     return vectors
 
 

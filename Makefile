@@ -1,0 +1,54 @@
+# What one does with hotfd's source. Every target sets up what it needs: see scripts/setup.sh.
+#
+#     make demo     a server under load is handed over; what happened is printed
+#     make test     the tests: C under the sanitizers, then pytest    (ARGS="-k name" passes options on)
+#     make lint     formats, types, layers
+#     make build    a wheel, in dist/
+#     make setup    only the environment
+#     make clean    removes what the other targets have made, the environment too
+#
+# PYTHON=python3.12 make test uses that interpreter, in an environment of its own.
+
+PYTHON ?= python3
+ARGS ?=
+
+# The default interpreter's environment is .venv, where editors look for it.
+VENV := $(if $(filter-out python3,$(PYTHON)),build/venv-$(notdir $(PYTHON)),.venv)
+BIN := $(VENV)/bin
+
+# mypy reads an example together with the modules beside it, so each program is checked by itself.
+PROGRAMS := $(wildcard examples/*.py scripts/*.py)
+
+export PYTHON VENV
+
+.PHONY: help setup demo test lint build clean
+
+help:
+	@sed -n 's/^#     //p' Makefile
+
+setup:
+	@sh scripts/setup.sh
+
+demo: setup
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+test: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/check_c.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@for program in $(PROGRAMS); do echo "mypy $$program" && $(BIN)/mypy --no-error-summary "$$program" || exit 1; done
+	$(BIN)/clang-format --dry-run -Werror csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h
+	$(BIN)/python scripts/check_layers.py
+
+build: setup
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist
+
+clean:
+	rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f hotfd/_core/_native.c hotfd/_core/_native*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

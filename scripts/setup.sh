@@ -33,9 +33,9 @@ has() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# Whether the C compiler finds a header; a second argument is a directory to look in.
+# Whether the C compiler finds a header.
 has_header() {
-    printf '#include <stddef.h>\n#include <%s>\n' "$1" | "$CC" ${2:+"-I$2"} -E -x c - >/dev/null 2>&1
+    printf '#include <%s>\n' "$1" | "$CC" -E -x c - >/dev/null 2>&1
 }
 
 # Print the Debian packages that are missing, one a line. What is there but not from Debian counts too.
@@ -73,6 +73,7 @@ install_packages() {
 }
 
 check_python() {
+    "$PYTHON" -c '' 2>/dev/null || fail "$PYTHON does not run; try it by hand, or name another: PYTHON=python3 make ..."
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || fail \
         "$PYTHON is $("$PYTHON" -V 2>&1); hotfd needs Python 3.11 or newer: install python3.11, python3.11-venv and" \
         "python3.11-dev, and name it:  PYTHON=python3.11 make ..."

@@ -144,6 +144,9 @@ class Handoff:
         if not self.id:
             return self._failed(lost, f"{why.detail}; no handoff had begun")
         if self.successor is None:
+            if self._reported_pid is not None:
+                ended = f"the new process {self._reported_pid} has ended too"
+                return self._failed("both-exited" if why.ended else lost, f"{why.detail}; {ended}")
             return self._failed(lost, f"{why.detail}; no new process had been started")
         self._progress.note(f"asking the new process {self.successor.pid}")
         while (left := deadline - time.monotonic()) > 0:

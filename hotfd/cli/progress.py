@@ -37,7 +37,9 @@ class Progress:
 
     def moved(self, moved: int, total: int) -> None:
         """Show how many of ``total`` sessions have moved."""
-        percent = 100 if total <= 0 else min(100, 100 * moved // total)
+        if total <= 0:
+            return  # nobody is connected: there is nothing to show
+        percent = min(100, 100 * moved // total)
         counts = f"{self._phase or 'move'} {moved}/{total} ({percent} %)"
         if self._live:
             filled = BAR_WIDTH * percent // 100

@@ -16,6 +16,7 @@ import re
 import socket
 import stat
 import struct
+import time
 from typing import TYPE_CHECKING
 
 from hotfd.control.errors import Unreachable
@@ -179,19 +180,23 @@ class RuntimeDirectory:
             OSError: as connect(2): ``ConnectionRefusedError`` where nobody listens, ``BlockingIOError``
                 when the queue is full for ``timeout`` seconds.
         """
+        deadline = time.monotonic() + timeout
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # settimeout would make connect fail at once when the queue is full (unix(7) knows no
-            # EINPROGRESS); the kernel's own send timeout waits for a place.
-            seconds, fraction = divmod(max(timeout, 0.001), 1)
-            connection.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(fraction * 1e6))
-            )
-            connection.connect(self._address(name))
+            while True:
+                # settimeout would make connect fail at once when the queue is full (unix(7) knows no
+                # EINPROGRESS); the kernel's own send timeout waits for a place. Zero would be for ever.
+                seconds, fraction = divmod(max(deadline - time.monotonic(), 0.001), 1)
+                wait = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+                connection.connect(self._address(name))
+                # When a signal interrupts connect(2), Python takes it to go on in the background, as it
+                # does for TCP, and returns. For a Unix socket nothing goes on.
+                if _is_connected(connection):
+                    return connection
         except BaseException:
             connection.close()
             raise
-        return connection
 
     def identity(self, name: str) -> Identity | None:
         """Return which socket stands at ``name``, or None when there is none."""
@@ -251,6 +256,16 @@ class RuntimeDirectory:
             f"a live process listens at {self.path}/{name}: processes of several pid namespaces share this "
             f"directory; set {ENVIRONMENT} to one of its own for each",
         )
+
+
+def _is_connected(connection: socket.socket) -> bool:
+    try:
+        connection.getpeername()
+    except OSError as exc:
+        if exc.errno != errno.ENOTCONN:
+            raise
+        return False
+    return True
 
 
 def _check_private(path: str, found: os.stat_result, owners: Collection[int]) -> None:

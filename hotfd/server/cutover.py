@@ -31,7 +31,7 @@ from hotfd.server.moving import Moving, Tally, process_state, reset
 from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, check_supervision, descriptor_limit, predict
 from hotfd.server.successor import Successor
 from hotfd.transfer.channel import Arrival
-from hotfd.transfer.touch import TOUCH_SIZE, TouchMap
+from hotfd.transfer.touch import TouchMap
 from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
 
@@ -280,7 +280,7 @@ class Cutover:
         ]
         self._engine.stop_accepting()
         self._listeners_passed = True
-        self._successor.channel.send(m.Listeners(entries, hold, TOUCH_SIZE), [fd, *sockets], owned=[fd])
+        self._successor.channel.send(m.Listeners(entries, hold), [fd, *sockets], owned=[fd])
 
     async def _move_rolling(self) -> None:
         """Move sessions one by one, each at its own boundary."""

@@ -229,6 +229,8 @@ class Engine:
         """End every connection in order, within ``STOP_LIMIT`` seconds; then what is left is reset."""
         self.stopping = True
         self.close_listeners(unlink=True)
+        for connection in [*self._all(), *self._closing]:
+            connection._stream.hurry()
         for connection in self._all():
             if connection._task is None:
                 connection.close()

@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -53,6 +56,9 @@ FLUSH_LIMIT: Final = 30.0
 
 DRAIN_LIMIT: Final = 5.0
 """Seconds that a closed stream waits for the peer's end; nginx's lingering_timeout."""
+
+STOP_DRAIN_LIMIT: Final = 1.0
+"""The same when the whole server stops, and somebody waits for that."""
 
 DRAIN_BYTES: Final = 1 << 24
 """Bytes that are read and dropped while waiting for the peer's end."""
@@ -109,6 +115,7 @@ class Stream:
         "before_input",
         "end_of_stream",
         "error",
+        "hurried",
         "gated",
         "life",
         "write_closed",
@@ -151,6 +158,7 @@ class Stream:
         self.end_of_stream = end_of_stream
         self.write_closed = write_closed
         self.gated = False
+        self.hurried = False
         self.before_input: Callable[[], None] | None = None
 
     def start(self) -> None:
@@ -404,8 +412,8 @@ class Stream:
 
     @property
     def fenced(self) -> bool:
-        """Whether the stream neither reads nor writes now."""
-        return self._fenced
+        """Whether an open stream neither reads nor writes now."""
+        return self._fenced and self.life is Life.OPEN
 
     @property
     def undelivered(self) -> bytes:
@@ -481,11 +489,12 @@ class Stream:
     def _drain(self) -> None:
         self.life = Life.DRAINING
         self.write_closed = True
+        quiet = self.end_of_stream or (self.hurried and _is_quiet(self._fd))
         self._shutdown()
-        if self.end_of_stream:
+        if quiet:
             self._finish()
             return
-        self._limit(DRAIN_LIMIT)
+        self._limit(STOP_DRAIN_LIMIT if self.hurried else DRAIN_LIMIT)
         self._update_reading()
 
     def _on_drainable(self) -> None:
@@ -509,6 +518,15 @@ class Stream:
             self._timer.cancel()
             self._timer = None
 
+    def hurry(self) -> None:
+        """The server stops: end soon, without waiting for a peer that has everything already."""
+        self.hurried = True
+        if self.life is Life.DRAINING:
+            if _is_quiet(self._fd):
+                self._finish()
+            else:
+                self._limit(STOP_DRAIN_LIMIT)
+
     def _limit_reached(self) -> None:
         self._timer = None
         if self.life is Life.FLUSHING:
@@ -525,3 +543,16 @@ class Stream:
         self._wake_writer()
         self._sock.close()
         self._on_closed()
+
+
+def _is_quiet(fd: int) -> bool:
+    """Whether nothing is unread and the peer has acknowledged everything: then close(2) destroys nothing.
+
+    tcp(7): SIOCINQ and SIOCOUTQ, which are FIONREAD and TIOCOUTQ.
+    """
+    try:
+        unread = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+        unacked = fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return False
+    return struct.unpack("ii", unread + unacked) == (0, 0)

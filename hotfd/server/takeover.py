@@ -269,7 +269,7 @@ class Takeover:
             self._start(self._fail_and_leave("descriptor-limit", "the listening sockets did not arrive"))
             return
         try:
-            self._touch = TouchMap(descriptors[0], message.touch_size)
+            self._touch = TouchMap.open(descriptors[0])
         except (OSError, ValueError) as error:
             raise ChannelError(f"the touch map cannot be mapped: {error}") from error
         by_cookie = dict(zip(_core.cookies(descriptors[1:]), descriptors[1:], strict=True))

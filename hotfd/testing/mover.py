@@ -24,7 +24,7 @@ import asyncio
 import enum
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +35,8 @@ from hotfd.testing.program import settle
 from hotfd.testing.travel import HandoverFailed, Luggage, send_off, write_process_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
@@ -75,10 +77,11 @@ class Phase(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Passage:
-    """A connection's way through its handovers. ``session`` is its latest incarnation."""
+    """A connection's way through its handovers. ``session`` is its latest incarnation, at these peers."""
 
     number: int
     session: Session
+    peernames: list[Any]
     phase: Phase = Phase.WORKING
     boundaries: int = 0
     handovers: int = 0
@@ -142,7 +145,7 @@ class Mover:
     def _newcomer(self, connection: Connection[Any]) -> None:
         """A fresh connection: its first boundary, before any frame, is one too."""
         session = connection.session
-        passage = Passage(len(self.passages) + 1, session)
+        passage = Passage(len(self.passages) + 1, session, [connection.peername])
         self.passages.append(passage)
         self._by_session[session] = passage
         if not (self._stopping or self._failed):
@@ -248,14 +251,15 @@ class Mover:
         """Hand a unit over if it is at its boundary; else wait for it, or give up."""
         found = [(passage, obstacle) for passage in unit if (obstacle := _obstacle(passage)) is not None]
         if not found:
-            if not all([passage.session.stop_helpers() for passage in unit]):
+            stopped = [passage.session.stop_helpers() for passage in unit]
+            if not all(stopped):
                 return  # the last helper's end tells
             found = [(passage, obstacle) for passage in unit if (obstacle := _obstacle(passage)) is not None]
         if not found:
             await self._hand_over(unit)
             return
         waiting = [passage for passage in unit if passage.phase is Phase.DUE]
-        hopeless = any(code == "not-movable" or passage.stayed[code, detail] for passage, (code, detail) in found)
+        hopeless = any(code == "not-movable" for _, (code, _) in found)
         if hopeless or any(passage.late for passage in waiting):
             for passage, why in found:
                 passage.stayed[why] += 1
@@ -299,7 +303,9 @@ class Mover:
         try:
             value = await settle(export())
         except Exception as error:
-            raise HandoverFailed("export-state", f"export_state raised {type(error).__name__}: {error}") from error
+            raise HandoverFailed(
+                "export-state", f"export_state raised {type(error).__name__}: {error}"
+            ) from error
         return write_process_state(value)
 
     async def _unwind(self, connections: Sequence[Connection[Any]]) -> None:
@@ -318,7 +324,9 @@ class Mover:
         try:
             await self._programs.renew()
         except Exception as error:  # noqa: BLE001 - a program's own fault is the test's result
-            self._fail(HandoverFailed("not-ready", f"its start raised {type(error).__name__}: {error}"), error)
+            self._fail(
+                HandoverFailed("not-ready", f"its start raised {type(error).__name__}: {error}"), error
+            )
             return
         take = self._programs.current.import_state
         if take is not None and process is not None:
@@ -326,7 +334,8 @@ class Mover:
                 await settle(take(decode_any(process)))
             except Exception as error:  # noqa: BLE001 - likewise
                 self._fail(
-                    HandoverFailed("state-decode", f"import_state raised {type(error).__name__}: {error}"), error
+                    HandoverFailed("state-decode", f"import_state raised {type(error).__name__}: {error}"),
+                    error,
                 )
 
     def _arrived(self, unit: list[Passage], luggage: Luggage) -> None:
@@ -365,6 +374,8 @@ class Mover:
 
     async def hand_over(self) -> None:
         """Hand over what stands at a boundary now, and wait until it is served again."""
+        await self.rest()
+        await asyncio.sleep(0)  # whom the test has just woken runs first
         for passage in self._by_session.values():
             if passage.phase is Phase.OPEN and passage.parked:
                 passage.session.gate(True)
@@ -374,18 +385,16 @@ class Mover:
 
     async def rest(self) -> None:
         """Wait until no connection is on its way, for at most :data:`REST_LIMIT` and what a handover takes."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(REST_LIMIT + PATIENCE):
                 await self._at_rest.wait()
-        except TimeoutError:
-            pass
 
     async def stop(self) -> None:
         """Hand over no more: let what is on its way arrive, and let everybody go on."""
         await self.rest()
         for passage in self._by_session.values():
             if passage.phase is Phase.WORKING and not passage.handovers and not passage.over:
-                passage.stayed[_obstacle(passage) or ("no-boundary", "the handler came to none")] += 1
+                passage.stayed[passage.session.obstacle() or ("no-boundary", "its handler came to none")] += 1
         self._stopping = True
         self._changed.set()
         await self._task

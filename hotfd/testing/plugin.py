@@ -6,6 +6,7 @@ that would be slow.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -49,7 +50,6 @@ class Serve:
             test: a coroutine function; called with the harness.
             options: as above.
         """
-
         import asyncio
 
         async def main() -> None:

@@ -119,7 +119,7 @@ class Memory:
     """
 
     def __init__(self, function: Any) -> None:
-        self._cells: dict[Any, Any] = {}
+        self._cells: dict[str, tuple[Any, Any]] = {}
         self._globals: dict[str, Any] = {}
         self._namespace: dict[str, Any] = {}
         plain = _function_of(function)
@@ -131,14 +131,14 @@ class Memory:
             if operation.endswith("GLOBAL"):
                 self._globals[name] = self._namespace.get(name, _UNBOUND)
             elif name in cells:
-                self._cells[cells[name]] = _content(cells[name])
+                self._cells[name] = cells[name], _content(cells[name])
 
     def __bool__(self) -> bool:
         return bool(self._cells or self._globals)
 
     def forget(self) -> None:
         """Put every variable back."""
-        for cell, value in self._cells.items():
+        for cell, value in self._cells.values():
             if value is not _UNBOUND:
                 cell.cell_contents = value
             elif _content(cell) is not _UNBOUND:

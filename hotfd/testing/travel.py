@@ -8,7 +8,6 @@ channel between two processes is missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from hotfd.transfer.channel import close_all
 from hotfd.transfer.offer import Arrived, Assembler, pack
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
     from hotfd.state import Codec
@@ -71,7 +72,9 @@ def send_off(sessions: Sequence[Session], engine: Engine, process: bytes | None)
         for connection in session.connections:
             _check(codec, connection.state)
     try:
-        bundles = [capture(session, id, codec.encode) for id, session in enumerate(sessions, start=1)]
+        bundles = [
+            capture(session, wire_id, codec.encode) for wire_id, session in enumerate(sessions, start=1)
+        ]
     except StateError as error:
         raise HandoverFailed("state-encode", str(error)) from error
     assembler, arrived = Assembler(), None

@@ -42,6 +42,16 @@ class TouchMap:
             os.close(fd)
             raise
 
+    @classmethod
+    def open(cls, fd: int) -> TouchMap:
+        """Map the memory behind a received memfd, which the caller closes.
+
+        Raises:
+            ValueError: it is no touch map: not a memfd whose size is sealed, or larger than one.
+            OSError: it cannot be mapped.
+        """
+        return cls(fd, _core.memfd_shared_size(fd, TOUCH_SIZE))
+
     def mark(self, slot: int) -> None:
         """Say that the slot's session is touched."""
         if slot < self._size:

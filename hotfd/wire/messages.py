@@ -112,7 +112,6 @@ class Listeners(Message):
 
     entries: Annotated[list[ListenerEntry], msgspec.Meta(max_length=200)]
     hold: bool
-    touch_size: Count
 
 
 class OfferPart(Message):

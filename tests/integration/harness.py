@@ -146,9 +146,12 @@ class Server:
         return report
 
 
-def hotfd(*arguments: str, timeout: float = 90.0, **options: Any) -> subprocess.CompletedProcess[str]:
+def hotfd(
+    *arguments: str, timeout: float = 90.0, python: str = sys.executable, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run the ``hotfd`` command."""
-    return subprocess.run([*HOTFD, *arguments], capture_output=True, text=True, timeout=timeout, **options)
+    command = [python, *HOTFD[1:], *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
 
 @contextmanager

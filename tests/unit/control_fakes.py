@@ -153,6 +153,11 @@ def hotfd(*arguments, directory, timeout=60, **options):
     return subprocess.run(command, text=True, env=environment, timeout=timeout, check=False, **options)
 
 
+def hear_control_c():
+    """Let a child be interrupted even where the tests run in the background, with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def as_user(uid, program, *arguments):
     """Run a program as user ``uid``, with hotfd.control imported as ``control``; return what it printed."""
     start = (

@@ -1,6 +1,7 @@
 """``hotfd handoff``: each exit status, what is printed where, and an old process that dies on the way."""
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -13,10 +14,11 @@ import pytest
 
 from hotfd.cli import follow
 from hotfd.cli.handoff import summary
+from hotfd.cli.progress import Progress
 from hotfd.control import Client, at
 from hotfd.errors import HandoffRefused
 from hotfd.report import Report
-from tests.unit.control_fakes import hotfd, process, report, serving, updates
+from tests.unit.control_fakes import hear_control_c, hotfd, process, report, serving, updates
 
 EVENTS = (
     {"event": "started", "id": "h-1"},
@@ -260,6 +262,15 @@ def test_when_both_processes_have_died_what_is_known_is_said(tmp_path):
     assert said["reason"].startswith("both-exited: ")
 
 
+def test_a_new_process_that_had_ended_when_it_was_reported_is_not_waited_for(tmp_path):
+    with process(tmp_path / "run", "dies_during", "move", 4_194_400) as old:
+        done = hotfd("handoff", "--pid", old.pid, "--json", directory=tmp_path)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["new_pid"]) == (1, 4_194_400)
+    assert said["reason"].startswith("both-exited: ")
+    assert follow.Successor(4_194_400).ended_within(0)
+
+
 def test_a_new_process_that_never_says_how_it_ended_is_asked_until_the_deadline(tmp_path):
     run = tmp_path / "run"
     with process(run, "serves") as new, process(run, "dies_during", "move", new.pid) as old:
@@ -314,7 +325,8 @@ def test_control_c_leaves_the_handoff_running_and_says_where(tmp_path):
             "--socket",
             tmp_path / "run" / f"{old.pid}.sock",
         ]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as cli:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, preexec_fn=hear_control_c, **pipes) as cli:
             assert cli.stderr.readline() == "hotfd: spawn\n"
             cli.send_signal(signal.SIGINT)
             out, err = cli.communicate()
@@ -341,6 +353,15 @@ def test_the_summary_says_what_a_person_wants_to_know():
         "  no-boundary: 8 sessions; busy until the boundary timeout; raise --boundary-timeout, or --laggards close",
         "  gone: 2 sessions; see the log of the server",
     ]
+
+
+def test_progress_of_nothing_is_not_shown():
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.phase("move", None)
+    progress.moved(0, 0)
+    progress.moved(1, 3)
+    assert stream.getvalue() == "hotfd: move\nhotfd: move 1/3 (33 %)\n"
 
 
 def test_nothing_that_a_server_sends_can_drive_the_terminal():

@@ -14,7 +14,7 @@ from hotfd.cli.output import describe, pairs, table
 from hotfd.cli.status import Watched, details, one_line
 from hotfd.control import Client, ServerGone, find
 from hotfd.errors import HandoffRefused
-from tests.unit.control_fakes import STATUS, hotfd, open_descriptors, process, serving, status
+from tests.unit.control_fakes import STATUS, hear_control_c, hotfd, open_descriptors, process, serving, status
 
 
 def test_status_shows_the_fields_in_order_and_those_it_does_not_know(tmp_path):
@@ -60,7 +60,7 @@ def test_a_status_that_the_server_refuses_is_1(tmp_path):
 def watching(directory, pid, *options, **streams):
     environment = os.environ | {"HOTFD_RUNTIME_DIR": str(directory)}
     command = [sys.executable, "-m", "hotfd.cli", "status", "--watch", "--pid", str(pid), *options]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": hear_control_c} | streams
     with subprocess.Popen(command, text=True, env=environment, **streams) as cli:
         yield cli
 
@@ -83,6 +83,19 @@ def test_watching_as_json_gives_an_object_a_line(tmp_path):
     ):
         assert json.loads(cli.stdout.readline()) == STATUS | {"pid": server.pid}
         cli.send_signal(signal.SIGINT)
+
+
+def test_watching_goes_on_with_the_successor_while_the_old_process_lives(tmp_path):
+    run = tmp_path / "run"
+    with (
+        process(run, "serves", "serving", "new") as new,
+        process(run, "hands_over", new.pid) as old,
+        watching(run, old.pid, "--json") as cli,
+    ):
+        pids = [json.loads(cli.stdout.readline())["pid"] for _ in range(2)]
+        assert old.poll() is None, "it ends when it is asked again"
+        cli.send_signal(signal.SIGINT)
+    assert pids == [old.pid, new.pid]
 
 
 def test_watching_on_a_terminal_redraws_it(tmp_path):

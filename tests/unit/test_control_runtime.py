@@ -1,6 +1,7 @@
 """The runtime directory: where it is, and what is refused."""
 
 import os
+import signal
 import socket
 
 import pytest
@@ -108,6 +109,24 @@ def test_connecting_to_a_full_queue_gives_up_in_time(tmp_path):
         listener.listen(0)
         with directory.connect("1.sock", 1.0), pytest.raises(BlockingIOError):
             directory.connect("1.sock", 0.01)
+
+
+def test_a_signal_that_interrupts_the_wait_is_not_taken_for_a_connection(tmp_path):
+    interrupted = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: interrupted.append(True))
+    try:
+        with (
+            RuntimeDirectory.open(str(tmp_path / "run")) as directory,
+            directory.listen("1.sock") as listener,
+        ):
+            listener.listen(0)
+            with directory.connect("1.sock", 1.0), pytest.raises(BlockingIOError):
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+                directory.connect("1.sock", 0.1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert interrupted
 
 
 def test_only_sockets_are_named_and_removed(tmp_path):

@@ -34,7 +34,7 @@ KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Ready: st.builds(m.Ready),
     m.Failed: st.builds(m.Failed, TEXTS, TEXTS),
     m.Listeners: st.builds(
-        m.Listeners, st.lists(st.builds(m.ListenerEntry, TEXTS, COOKIES), max_size=5), st.booleans(), COUNTS
+        m.Listeners, st.lists(st.builds(m.ListenerEntry, TEXTS, COOKIES), max_size=5), st.booleans()
     ),
     m.OfferPart: st.builds(m.OfferPart, IDS, COUNTS, COUNTS, IDS, COUNTS),
     m.Accept: st.builds(m.Accept, st.lists(IDS, max_size=20)),
@@ -68,6 +68,42 @@ def test_a_message_comes_back_as_it_went(message: m.Message) -> None:
 def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ChannelError):
         m.decode(data)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_behind_a_good_header_are_refused(data: bytes) -> None:
+    with pytest.raises(ChannelError):
+        m.decode(m.HEADER + data)
+
+
+@given(ANY, st.data(), st.binary(min_size=1, max_size=4))
+def test_a_message_with_changed_bytes_is_another_message_or_refused(
+    message: m.Message, data: st.DataObject, patch: bytes
+) -> None:
+    whole = m.encode(message)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    changed = whole[:at] + patch + whole[at + len(patch) :]
+    try:
+        assert isinstance(m.decode(changed), m.Message)
+    except ChannelError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x93\xa6failed\xa1\xff\xa0", b"\x98\xa5setup\x01\xa1a\x01\x01\x81\xa1a\xa1\xff\xc2\x80"],
+    ids=["reason", "schema"],
+)
+def test_text_that_is_no_utf_8_is_refused(content: bytes) -> None:
+    with pytest.raises(ChannelError):
+        m.decode(m.HEADER + content)
+
+
+def test_a_message_that_fits_no_packet_is_the_callers_mistake() -> None:
+    schema = {"fields": "x" * _core.MAX_MESSAGE}
+    with pytest.raises(ValueError, match="65536"):
+        m.encode(m.Setup(m.PROTOCOL, "id", 2, 1, schema, False, {}))
+    assert m.MAX_PACKET == _core.MAX_MESSAGE
 
 
 @given(ANY, st.data())
@@ -106,7 +142,7 @@ def test_another_header_is_refused_whatever_follows(header: bytes) -> None:
         ("refuse", [[1, "", ""]] * (m.MAX_IDS + 1)),
         ("failed", "code"),
         ("abort", "code", "x" * (m.MAX_TEXT + 1)),
-        ("listeners", [["x", 1]] * 201, False, 1),
+        ("listeners", [["x", 1]] * 201, False),
         ("offerpart", 0, -1, 1, 0, 1),
         ("offerpart", 0, 0, 1 << 31, 0, 1),
         ("newcomer", 1, -1, "x"),

@@ -16,7 +16,7 @@ from hotfd.wire import messages as m
 from hotfd.wire.receiver import MAX_PARTS, MAX_SESSIONS, Phase, Receiver, Stage
 
 SETUP = m.Setup(m.PROTOCOL, "id", 2, 1, {}, False, {})
-LISTENERS = m.Listeners([], False, 1)
+LISTENERS = m.Listeners([], False)
 
 
 def snapshot(machine: Receiver) -> dict[str, Any]:
@@ -36,6 +36,9 @@ def in_phase(phase: Phase, *, listening: bool = True) -> Receiver:
     machine = Receiver()
     if phase is Phase.ORPHANED:
         machine.orphaned()
+        return machine
+    if phase is Phase.ABORTED:
+        machine.receive(m.Abort("code", "detail"))
         return machine
     steps: list[Callable[[], object]] = [
         lambda: machine.receive(SETUP),
@@ -329,7 +332,17 @@ def test_many_answers_are_cut_into_messages() -> None:
     assert [id for message in accepted for id in message.ids] == list(range(count))  # type: ignore[attr-defined]
     refusals = [m.Refusal(id, "code", str(id)) for id in range(count, 2 * count)]
     refused = machine.refuse(refusals)
+    assert len(refused) > 1
     assert [item for message in refused for item in message.refusals] == refusals  # type: ignore[attr-defined]
+
+
+def test_refusals_of_the_longest_texts_fit_their_packets() -> None:
+    machine = in_phase(Phase.MOVING)
+    first, count, widest = (1 << 62) - 101, 100, "\U0001f600" * m.MAX_TEXT
+    machine.receive(m.OfferPart(0, 0, 1, first, count))
+    refusals = [m.Refusal(id, widest, widest) for id in range(first, first + count)]
+    said = [m.decode(m.encode(message)) for message in machine.refuse(refusals)]
+    assert [item for message in said for item in message.refusals] == refusals  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("stage", [Stage.GATHERING, Stage.HELD, Stage.ACCEPTED])
@@ -369,11 +382,22 @@ def test_an_orphan_owns_what_was_offered_completely_and_not_revoked() -> None:
     }
 
 
-@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ABORTED])
 def test_a_process_can_be_orphaned_in_every_phase(phase: Phase) -> None:
     machine = in_phase(phase)
     assert machine.orphaned() == []
     assert machine.phase is Phase.ORPHANED
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_an_abort_takes_back_what_is_not_owned_and_nothing_is_bequeathed_after_it(stage: Stage) -> None:
+    machine = with_session(stage)
+    assert machine.receive(m.Abort("code", "detail")) == []
+    after = stage if stage in {Stage.OWNED, Stage.REFUSED} else Stage.REVOKED
+    assert machine.sessions == {0: after}
+    assert machine.orphaned() == []
+    assert machine.sessions == {0: after}
+    assert machine.phase is Phase.ABORTED
 
 
 def test_an_orphan_takes_no_messages_and_keeps_what_it_owns() -> None:

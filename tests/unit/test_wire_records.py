@@ -58,6 +58,23 @@ def test_random_bytes_are_no_records(data: bytes) -> None:
         decode_part(data)
 
 
+@given(PARTS, st.data(), st.binary(min_size=1, max_size=4))
+def test_records_with_changed_bytes_are_other_records_or_refused(
+    part: Part, data: st.DataObject, patch: bytes
+) -> None:
+    whole = encode_part(part)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    try:
+        assert isinstance(decode_part(whole[:at] + patch + whole[at + len(patch) :]), Part)
+    except ChannelError:
+        pass
+
+
+def test_text_that_is_no_utf_8_is_refused() -> None:
+    with pytest.raises(ChannelError, match="cannot be read"):
+        decode_part(b"\x92\x91\x93\x00\xa1\xff\x01\x90")
+
+
 @given(PARTS, st.data())
 def test_records_that_are_cut_anywhere_are_refused(part: Part, data: st.DataObject) -> None:
     whole = encode_part(part)

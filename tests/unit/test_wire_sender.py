@@ -80,7 +80,7 @@ SAMPLES: list[m.Message] = [
     m.Ended([1]),
     m.Settled(0, 0, 0),
     m.Setup(1, "id", 2, 1, {}, False, {}),
-    m.Listeners([], False, 1),
+    m.Listeners([], False),
     m.OfferPart(0, 0, 1, 0, 1),
     m.Commit([]),
     m.Revoke([]),
@@ -244,6 +244,21 @@ def test_many_ids_are_cut_into_messages_that_fit_a_packet() -> None:
         machine.receive(m.Accept(ids))
     assert machine.commit(accepted) == [m.Commit(accepted[: m.MAX_IDS]), m.Commit(accepted[m.MAX_IDS :])]
     assert machine.revoke(rest) == [m.Revoke(rest[: m.MAX_IDS]), m.Revoke(rest[m.MAX_IDS :])]
+
+
+@pytest.mark.parametrize("sessions", [0, -1])
+def test_an_offer_of_no_sessions_is_no_offer(sessions: int) -> None:
+    machine = in_phase(Phase.MOVING)
+    with unchanged(machine, ValueError):
+        machine.offer(sessions)
+
+
+def test_a_session_cannot_stand_twice_in_what_the_old_process_says() -> None:
+    machine = with_session(Stage.ACCEPTED)
+    with unchanged(machine, ValueError):
+        machine.commit([0, 0])
+    with unchanged(machine, ValueError):
+        machine.revoke([0, 0])
 
 
 def test_commit_and_revoke_of_nothing_say_nothing() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -19,18 +22,32 @@ LIMIT = 20.0
 """Seconds after which a test that waits for a fact fails; no test takes a hundredth of it."""
 
 
-def loop_policies() -> list[asyncio.AbstractEventLoopPolicy]:
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def loops() -> dict[str, Loop]:
     """The event loops that hotfd runs on: asyncio's own, and uvloop where it is installed."""
-    policies: list[asyncio.AbstractEventLoopPolicy] = [asyncio.DefaultEventLoopPolicy()]
     try:
         import uvloop
     except ImportError:
-        return policies
-    return [*policies, uvloop.EventLoopPolicy()]
+        return {"asyncio": asyncio.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-def policy_name(policy: object) -> str:
-    return "uvloop" if "uvloop" in type(policy).__module__ else "asyncio"
+def on_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test on every loop, each time on a fresh one that is closed afterwards."""
+
+    @functools.wraps(test)
+    def run(*, loop_factory: Loop, **arguments: object) -> None:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(test(**arguments))
+
+    signature = inspect.signature(test)
+    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), factory]
+    )
+    return pytest.mark.parametrize("loop_factory", loops().values(), ids=loops())(run)
 
 
 def open_descriptors() -> set[str]:

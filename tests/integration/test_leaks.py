@@ -1,0 +1,50 @@
+"""A hundred handoffs leave nothing behind: no descriptor, process, thread or socket file, no growth."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration import harness
+from tests.integration.clients import Score, line_client
+
+HANDOFFS = 100
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+@pytest.mark.timeout(300)
+async def test_a_hundred_handoffs_leave_nothing_over(tmp_path: Path, runtime_directory: Path) -> None:
+    with harness.counter(tmp_path) as service:
+        score, stop = Score(), asyncio.Event()
+        clients = [asyncio.create_task(line_client(service.address, score, stop, seed, pause=0.5)) for seed in range(20)]
+        while score.replies < 20:
+            await asyncio.sleep(0.05)
+        await harness.handoffs(service, 2, pause=0.0)  # the first process has a terminal's descriptors of its own
+        before = harness.descriptors_of(service.pid), threads(service.pid)
+        await harness.handoffs(service, HANDOFFS - 2, "--probation", "0", pause=0.0)
+        harness.wait_gone(service.pids[-2])  # it answers the operator first, and then ends
+        after = harness.descriptors_of(service.pid), threads(service.pid)
+        assert after == before
+        assert [path.name for path in runtime_directory.iterdir()] == [f"{service.pid}.sock"]
+        assert harness.processes_with_environment("HOTFD_RUNTIME_DIR", str(runtime_directory)) == [service.pid]
+        assert service.status()["generation"] == HANDOFFS + 1
+        stop.set()
+        await asyncio.gather(*clients)
+        score.check()
+
+
+def test_failed_handoffs_leave_nothing_over(tmp_path: Path, runtime_directory: Path) -> None:
+    with harness.counter(tmp_path) as service:
+        service.handoff(expect=1, command=["/bin/false"])
+        before = harness.descriptors_of(service.pid), threads(service.pid)
+        for command in (["/no/such/thing"], ["/bin/false"], ["/bin/sh", "-c", "kill -9 $$"], ["/bin/sleep", "60"]) * 5:
+            service.handoff("--deadline", "0.3", expect=1, command=command)
+        assert (harness.descriptors_of(service.pid), threads(service.pid)) == before
+        assert harness.processes_with_environment("HOTFD_RUNTIME_DIR", str(runtime_directory)) == [service.pid]
+        assert [path.name for path in runtime_directory.iterdir()] == [f"{service.pid}.sock"]

@@ -61,9 +61,7 @@ def glob(pattern: bytes) -> re.Pattern[bytes]:
             parts.append(b".")
         elif len(piece) > 2:
             negated, body = re.fullmatch(rb"\[(\^?)(.+)\]", piece, re.DOTALL).groups()  # type: ignore[union-attr]
-            quoted = (
-                re.escape(one[-1:]) if one != b"-" else one for one in re.findall(rb"\\.|.", body, re.DOTALL)
-            )
+            quoted = (re.escape(one[-1:]) if one != b"-" else one for one in re.findall(rb"\\.|.", body, re.DOTALL))
             parts.append(b"[%b%b]" % (negated, b"".join(quoted)))
         else:
             parts.append(re.escape(piece[-1:]))

@@ -115,6 +115,7 @@ class Server(Generic[S]):
         self._reports: dict[str, Report] = {}
         self._generation = 1
         self._state = "starting"
+        self._initialised = False
         self._successor: int | None = None
         self._started = time.time()
         self._over = asyncio.Event()
@@ -160,6 +161,9 @@ class Server(Generic[S]):
         else:
             self._state = "taking-over"
             await self._takeover.ready()
+            self._initialised = True
+            if self._takeover.settled:
+                self._serve_alone()
 
     async def _initialise(self) -> None:
         """Run ``on_start``; when it fails in a new process, the old one learns why."""
@@ -199,6 +203,11 @@ class Server(Generic[S]):
             self._failure = error
             self._over.set()
             return
+        if error is None and self._initialised:
+            self._serve_alone()
+
+    def _serve_alone(self) -> None:
+        """This process owns what it serves."""
         assert self._engine is not None
         try:
             self._engine.bind(self._specs)  # those that did not come, since the old process died before
@@ -226,13 +235,19 @@ class Server(Generic[S]):
             raise self._failure
 
     def stop(self) -> None:
-        """End the server: accept no more, cancel the handlers, send what is unsent, close."""
-        if self._cutover is not None and self._cutover.phase in {"move", "probation"}:
-            log.event(logging.WARNING, "stop-waits-for-handoff", phase=self._cutover.phase)
-            self._state = "stopping"
-            return
+        """End the server: accept no more, cancel the handlers, send what is unsent, close.
+
+        A handoff that has not begun to move sessions is given up first. One that has is finished: its new
+        process serves then. A new process that does not own its sessions yet leaves them to the old one.
+        """
         self._state = "stopping"
-        self._over.set()
+        if self._cutover is not None:
+            log.event(logging.WARNING, "stop-waits-for-handoff", phase=self._cutover.phase)
+            self._cutover.cancel()
+        elif self._takeover is not None and not self._takeover.done.done():
+            self._takeover.leave()
+        else:
+            self._over.set()
 
     async def _close(self) -> None:
         if self._endpoint is not None:
@@ -343,6 +358,7 @@ class Server(Generic[S]):
         self._reports[report.id] = report
         while len(self._reports) > REPORTS:
             del self._reports[next(iter(self._reports))]
+        stopping = self._state == "stopping"
         if report.exit_status != 1 and not report.dry_run:
             self._successor = report.new_pid
             self._state = "draining"
@@ -351,8 +367,8 @@ class Server(Generic[S]):
         else:
             if report.new_pid is not None:
                 self._remove_socket_of(report.new_pid)
-            if self._state == "stopping":
-                self._over.set()
+        if stopping:
+            self._over.set()
         return report
 
     async def _leave_when_idle(self) -> None:

@@ -47,6 +47,9 @@ other, and few enough that a session's pause does not grow with the number of se
 ANSWER_LIMIT: Final = 10.0
 """Seconds that the new process may take to answer an offer, or to settle after its probation."""
 
+RELUCTANT_INTERVAL: Final = 0.05
+"""Seconds between two looks at sessions that cannot move before they are given what they have received."""
+
 GATE_LIMIT: Final = 0.02
 """Seconds that all sessions are held at once while they come to rest together."""
 
@@ -141,6 +144,11 @@ class Cutover:
         """The new process's pid, once there is one."""
         return self._successor.pid if self._successor is not None else None
 
+    def cancel(self) -> None:
+        """Give the handoff up if nothing has moved yet; it is then rolled back."""
+        if self._phase in {"preflight", "spawn", "ready"}:
+            self._fail(HandoffRefused("stopping", "the server was told to stop"))
+
     async def run(self) -> Report:
         """Carry the handoff out.
 
@@ -165,6 +173,10 @@ class Cutover:
         except Exception as error:  # noqa: BLE001 - whatever it is, the clients must not pay for it
             log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)
             return await self._roll_back(HandoffRefused("internal", f"{type(error).__name__}; see the log"))
+        except asyncio.CancelledError:
+            if self._successor is not None and self._machine.phase is not Phase.SETTLED:
+                self._successor.kill()  # this process ends; the new one must not take that for a bequest
+            raise
         finally:
             self._engine.mover = None
             if self._moving is not None:
@@ -263,6 +275,7 @@ class Cutover:
             self._machine,
             self._successor.channel,
             hold_commits=self._identity.together,
+            same_framing=not self._framing_differs,
             on_change=self._changed.set,
         )
         self._engine.mover = self
@@ -294,7 +307,7 @@ class Cutover:
             self._raise_failure()
             while moving.outstanding < PIPELINE and (pending or moving.has_ready):
                 for _ in range(min(len(pending), _core.MAX_DESCRIPTORS - 1)):
-                    self._want(moving, pending.popleft())
+                    moving.want(pending.popleft())
                 if batch := moving.batch():
                     moving.offer(batch)
                     await asyncio.sleep(0)  # the other clients' turn
@@ -304,27 +317,22 @@ class Cutover:
                 break
             if self._nothing_can_be_read(moving):
                 raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)  # type: ignore[union-attr]
-            if loop.time() >= deadline and (pending or moving.waiting):
-                self._leave_behind(moving, pending)
+            if loop.time() >= deadline and not pending and moving.late:
+                self._leave_behind(moving)
                 continue
+            moving.ask_again()
             await self._progress(moving, deadline)
         if self._nothing_can_be_read(moving):
             raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)  # type: ignore[union-attr]
-
-    def _want(self, moving: Moving, session: Session) -> None:
-        """Ask a session to come to its boundary; with another framing, only when it has nothing undelivered."""
-        if self._framing_differs and any(c._stream.undelivered for c in session.connections):
-            moving.kept[session.id] = ("framing", "undelivered bytes cannot be read in the new framing")
-            moving.tally.count("kept", len(session.connections), "framing")
-            return
-        moving.want(session)
 
     async def _progress(self, moving: Moving, deadline: float) -> None:
         """Wait until something happened, the boundary timeout is over, or an answer is overdue."""
         loop = asyncio.get_running_loop()
         oldest = moving.oldest_offer
         answer_by = oldest + ANSWER_LIMIT if oldest is not None else float("inf")
-        wake = min(answer_by, deadline if moving.waiting else float("inf"))
+        wake = min(answer_by, deadline if moving.late else float("inf"))
+        if moving.reluctant:
+            wake = min(wake, loop.time() + RELUCTANT_INTERVAL)
         self._changed.clear()
         try:
             async with asyncio.timeout_at(None if wake == float("inf") else wake):
@@ -339,9 +347,8 @@ class Cutover:
         """Everything so far was refused: it is the new version that is bad, not a session."""
         return moving.first_refusal is not None and not moving.committed and not moving.outstanding
 
-    def _leave_behind(self, moving: Moving, pending: deque[Session]) -> None:
+    def _leave_behind(self, moving: Moving) -> None:
         """The boundary timeout is over: keep the laggards here, or close them."""
-        pending.clear()
         for session, (code, detail) in moving.give_up_waiting():
             if self._options.laggards == "close":
                 count = len(session.connections)
@@ -410,10 +417,10 @@ class Cutover:
             if not moving.gating and (sessions := moving.take_all_ready()) is not None:
                 return sessions
             busy = moving.give_up_waiting()
+            moving.reopen_all()
             self._engine.start_accepting()
             if loop.time() >= deadline:
-                late = [(session.id, code) for session, (code, _) in busy if session.obstacle() is not None]
-                what = ", ".join(f"{id} ({code})" for id, code in late[:3]) or "never all at once"
+                what = ", ".join(f"{session.id} ({code})" for session, (code, _) in busy[:3]) or "never all at once"
                 raise HandoffRefused(
                     "no-boundary",
                     f"the sessions did not come to rest together within {self._options.boundary_timeout:g} s: {what}; "
@@ -543,8 +550,7 @@ class Cutover:
 
     def _take_back(self, moving: Moving) -> None:
         """Serve again what nobody else serves, and end what cannot be served."""
-        for session, _ in moving.give_up_waiting():
-            del session  # their gates are open again, which is all that was to be done
+        moving.reopen_all()
         touch = self._touch
         assert self._successor is not None
         if not self._successor.dead:

@@ -81,6 +81,8 @@ class Moving:
         machine: the protocol's state.
         channel: to the new process.
         hold_commits: commit nothing before :meth:`commit_all` (everything moves together).
+        same_framing: both processes divide bytes into frames alike; else a session moves only while it has
+            no undelivered bytes.
         on_change: called when something has happened that the driver may wait for.
     """
 
@@ -91,6 +93,7 @@ class Moving:
         channel: Channel,
         *,
         hold_commits: bool,
+        same_framing: bool,
         on_change: Callable[[], None],
     ) -> None:
         self.engine = engine
@@ -102,6 +105,7 @@ class Moving:
         self._machine = machine
         self._channel = channel
         self._hold_commits = hold_commits
+        self._same_framing = same_framing
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._items: dict[int, Item] = {}
@@ -109,6 +113,8 @@ class Moving:
         self._waiting: dict[Session, None] = {}
         self._ready: deque[Session] = deque()
         self._committing: list[Item] = []
+        self._reluctant: list[Session] = []  # with undelivered bytes, which the new framing would misread
+        self._unheard: list[Item] = []  # revoked, and the channel broke before the kernel had the message
         self._background: set[asyncio.Task[None]] = set()
 
     # -- choosing ------------------------------------------------------------------------------------
@@ -121,12 +127,17 @@ class Moving:
     @property
     def waiting(self) -> int:
         """How many sessions have been asked to come to a boundary and have not."""
-        return len(self._waiting) + len(self._ready)
+        return len(self._waiting) + len(self._ready) + len(self._reluctant)
 
     @property
     def has_ready(self) -> bool:
         """Whether a session that was waited for has come to its boundary."""
         return bool(self._ready)
+
+    @property
+    def late(self) -> bool:
+        """Whether a session has been asked and has not come: a laggard, once the time is over."""
+        return bool(self._waiting or self._reluctant)
 
     @property
     def gating(self) -> bool:
@@ -140,10 +151,28 @@ class Moving:
 
     def want(self, session: Session) -> None:
         """Ask a session to come to a boundary: its gate closes, and :attr:`has_ready` will tell."""
-        if session.connections and session not in self._by_session:
-            self._waiting[session] = None
-            session.gate(True)
-            self.at_boundary(session)
+        if not session.connections or session in self._by_session:
+            return
+        if self._misreadable(session):
+            self._reluctant.append(session)
+            return
+        self._waiting[session] = None
+        session.gate(True)
+        self.at_boundary(session)
+
+    def _misreadable(self, session: Session) -> bool:
+        return not self._same_framing and any(connection._stream.has_undelivered for connection in session.connections)
+
+    @property
+    def reluctant(self) -> bool:
+        """Whether a session must first be given what it has received, of which no event tells."""
+        return bool(self._reluctant)
+
+    def ask_again(self) -> None:
+        """Ask the reluctant sessions once more."""
+        sessions, self._reluctant = self._reluctant, []
+        for session in sessions:
+            self.want(session)
 
     def at_boundary(self, session: Session) -> None:
         """A gated session may be at a boundary, or over (see :class:`hotfd.server.connection.Keeper`)."""
@@ -168,6 +197,10 @@ class Moving:
             if session.obstacle() is not None:
                 self._waiting[session] = None  # it has left the boundary since; it will come back to one
                 continue
+            if self._misreadable(session):
+                self.reopen(session)
+                self._reluctant.append(session)
+                continue
             room -= len(session.connections)
             chosen.append(session)
         return chosen
@@ -186,16 +219,27 @@ class Moving:
         Returns:
             each with its reason code and what it is about.
         """
-        leftover = [*self._waiting, *self._ready]
+        found = [
+            (session, ("framing", "it has undelivered bytes, which cannot be read in the new framing"))
+            for session in self._reluctant
+            if session.connections
+        ]
+        leftover = list(self._waiting)
         self._waiting.clear()
-        self._ready.clear()
-        found = []
+        self._reluctant.clear()
         for session in leftover:
             if session.connections:
-                obstacle = session.obstacle() or ("no-boundary", "it came too late")
+                found.append((session, session.obstacle() or ("no-boundary", "its helpers do not end")))
                 self.reopen(session)
-                found.append((session, obstacle))
         return found
+
+    def reopen_all(self) -> None:
+        """Let every session go on that is gated and not offered."""
+        self.give_up_waiting()
+        while self._ready:
+            session = self._ready.popleft()
+            if session.connections:
+                self.reopen(session)
 
     def reopen(self, session: Session) -> None:
         """Let a session that was gated, and not offered, go on."""
@@ -369,11 +413,13 @@ class Moving:
         # Served again only once the revocation is in the kernel: were this process to die before that,
         # the new one would find an offer without a revocation, and own what has gone on here.
         if not await self._channel.flushed():
-            await asyncio.sleep(0)  # the channel is gone, and with it the process; the driver rolls back
+            self._unheard += items  # they go on when the new process is certainly dead
+            self._on_change()
+            return
         for item in items:
-            self._go_on(item)
-            if then_want and item.session is not None:
-                self.want(item.session)
+            session = self._go_on(item)
+            if then_want and session is not None:
+                self.want(session)
         self._on_change()
 
     def revoke_all(self) -> asyncio.Task[None] | None:
@@ -388,37 +434,40 @@ class Moving:
 
     def resume_uncommitted(self) -> None:
         """Go on with what was never committed; the new process is certainly dead."""
-        items, self._items = list(self._items.values()), {}
+        items = [*self._items.values(), *self._unheard]
+        self._items, self._unheard = {}, []
         self._by_session.clear()
         for item in items:
             self._go_on(item)
 
-    def _go_on(self, item: Item) -> None:
-        """Serve a session here again that was offered and not committed."""
+    def _go_on(self, item: Item) -> Session | None:
+        """Serve a session here again that was offered and not committed; return it as it is now."""
         if item.timer is not None:
             item.timer.cancel()
         session = item.session
         if session is None:
-            return
+            return None
         if any(connection.handed_off for connection in session.connections) or session.disturbed:
-            self._restart(session, item.bundle)
-        else:
-            session.resume()
+            return self._restart(session, item.bundle)
+        session.resume()
+        return session
 
-    def _restart(self, session: Session, bundle: Bundle | None = None) -> None:
+    def _restart(self, session: Session, bundle: Bundle | None = None) -> Session:
         """Serve a fenced session with fresh handlers: the old ones have unwound, or lost their helpers."""
         try:
             bundle = bundle or capture(session, 0, self.engine.codec.encode)
         except StateError as error:
             log.event(logging.ERROR, "session-not-restartable", session=session.id, reason=str(error))
             session.resume()
-            return
+            return session
         states = [connection.state for connection in session.connections]
         for connection in session.connections:
             connection._hand_off()
             connection._stream.detach()
         self.engine.release(session)
-        self.engine.adopt([restore(bundle, states, self.engine.framing, self.engine)])
+        restored = restore(bundle, states, self.engine.framing, self.engine)
+        self.engine.adopt([restored])
+        return restored
 
     def restore_committed(self, wire_id: int, read: Callable[[bytes], Any]) -> None:
         """Serve a committed session here again; the new process is certainly dead and had not touched it."""

@@ -416,6 +416,11 @@ class Stream:
         return self._fenced and self.life is Life.OPEN
 
     @property
+    def has_undelivered(self) -> bool:
+        """Whether :attr:`undelivered` is not empty."""
+        return self._head < len(self._buffer)
+
+    @property
     def undelivered(self) -> bytes:
         """What was received and not delivered."""
         return bytes(memoryview(self._buffer)[self._head :])

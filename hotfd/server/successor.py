@@ -139,9 +139,7 @@ class Successor:
                 self.channel.send(m.Abort(code[: m.MAX_TEXT], detail[: m.MAX_TEXT]))
             with suppress(TimeoutError):
                 await self._all_dead(LEAVE_LIMIT)
-        for watch in (self._spawned, self._server):
-            if watch is not None:
-                watch.kill()
+        self.kill()
         try:
             await self._all_dead(KILL_LIMIT)
         except TimeoutError:
@@ -150,6 +148,12 @@ class Successor:
         self.channel.drain()
         self.channel.close()  # whatever was not taken never will be; who waits for it learns that now
         return True
+
+    def kill(self) -> None:
+        """Kill the process, without waiting."""
+        for watch in (self._spawned, self._server):
+            if watch is not None:
+                watch.kill()
 
     async def _all_dead(self, limit: float) -> None:
         async with asyncio.timeout(limit):

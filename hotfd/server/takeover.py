@@ -429,6 +429,10 @@ class Takeover:
         self._assembler.close()
         self._settled()
 
+    def leave(self) -> None:
+        """This process is told to stop before it owns what it serves: the old one goes on."""
+        self._leave(HandoffRefused("stopped", "the new process was told to stop before the handoff was settled"))
+
     def _leave(self, why: HandoffRefused) -> None:
         """Serve nothing of the old process's any more, and let go of it without a trace."""
         if self.done.done():

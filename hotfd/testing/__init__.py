@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hotfd.testing.client import Client, Unexpected
     from hotfd.testing.harness import Harness, serve
-    from hotfd.testing.mover import Boundary
+    from hotfd.testing.passage import Boundary
     from hotfd.testing.process import ServerProcess
     from hotfd.testing.program import Program, per_process
     from hotfd.testing.travel import HandoverFailed
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Boundary": "mover",
+    "Boundary": "passage",
     "Client": "client",
     "HandoverFailed": "travel",
     "Harness": "harness",

@@ -12,7 +12,8 @@ from hotfd.framing import Framing, Lines
 from hotfd.server.engine import Engine
 from hotfd.state import Codec, State
 from hotfd.testing.client import Client
-from hotfd.testing.mover import Boundary, Mover, Passage
+from hotfd.testing.mover import Mover
+from hotfd.testing.passage import Boundary, Passage
 from hotfd.testing.program import Handler, Hook, PerProcess, Program, Programs
 from hotfd.testing.travel import HandoverFailed
 

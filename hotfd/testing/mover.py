@@ -21,16 +21,14 @@ would begin without.
 from __future__ import annotations
 
 import asyncio
-import enum
 import os
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd.server.moving import UNWIND_LIMIT
 from hotfd.state import decode_any
+from hotfd.testing.passage import Boundary, Passage, Phase
 from hotfd.testing.program import settle
 from hotfd.testing.travel import HandoverFailed, Luggage, send_off, write_process_state
 
@@ -48,63 +46,6 @@ What ends by itself ends much sooner; a test with a handler that never gets ther
 
 REST_LIMIT: Final = 0.25
 """Seconds that connections may take to come to rest when the test is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """A frame boundary, for a function that chooses at which of them to hand over.
-
-    Attributes:
-        connection: which connection it is, from 1 in the order in which they came.
-        number: how many boundaries the connection stood at before; 0 is the one before the first frame.
-        handovers: how often the connection was handed over.
-    """
-
-    connection: int
-    number: int
-    handovers: int
-
-
-class Phase(enum.Enum):
-    """Where a session is between two deliveries; the module's text says how it goes on from there."""
-
-    WORKING = "working"
-    DUE = "due"
-    RESUMING = "resuming"
-    OPEN = "open"
-    HELD = "held"
-
-
-@dataclass(slots=True, eq=False)
-class Passage:
-    """A connection's way through its handovers. ``session`` is its latest incarnation, at these peers."""
-
-    number: int
-    session: Session
-    peernames: list[Any]
-    phase: Phase = Phase.WORKING
-    boundaries: int = 0
-    handovers: int = 0
-    stayed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    timer: asyncio.TimerHandle | None = None
-    late: bool = False
-
-    @property
-    def parked(self) -> bool:
-        """Whether every handler of the session waits in one of hotfd's calls."""
-        return all(connection._parked for connection in self.session.connections)
-
-    @property
-    def over(self) -> bool:
-        """Whether the session has ended."""
-        return not self.session.connections
-
-    def wait_no_longer(self) -> None:
-        """Stop the timer."""
-        self.late = False
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 class Mover:
@@ -281,10 +222,12 @@ class Mover:
         try:
             process = await self._export()
             luggage = send_off([passage.session for passage in unit], self._engine, process)
-        except HandoverFailed as failure:
+        except Exception as error:
             for passage in unit:
                 passage.session.resume()
-            self._fail(failure)
+            if not isinstance(error, HandoverFailed):
+                raise
+            self._fail(error)
             return
         await self._unwind([connection for passage in unit for connection in passage.session.connections])
         for passage in unit:
@@ -303,9 +246,7 @@ class Mover:
         try:
             value = await settle(export())
         except Exception as error:
-            raise HandoverFailed(
-                "export-state", f"export_state raised {type(error).__name__}: {error}"
-            ) from error
+            raise HandoverFailed("export-state", f"export_state raised {type(error).__name__}: {error}") from error
         return write_process_state(value)
 
     async def _unwind(self, connections: Sequence[Connection[Any]]) -> None:
@@ -324,9 +265,7 @@ class Mover:
         try:
             await self._programs.renew()
         except Exception as error:  # noqa: BLE001 - a program's own fault is the test's result
-            self._fail(
-                HandoverFailed("not-ready", f"its start raised {type(error).__name__}: {error}"), error
-            )
+            self._fail(HandoverFailed("not-ready", f"its start raised {type(error).__name__}: {error}"), error)
             return
         take = self._programs.current.import_state
         if take is not None and process is not None:

@@ -47,9 +47,7 @@ class ServerProcess:
         generation: 1, and one more after each handoff.
     """
 
-    def __init__(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None
-    ) -> None:
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> None:
         self.pid = 0
         self.generation = 1
         self._command = list(command)

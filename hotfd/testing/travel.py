@@ -51,8 +51,7 @@ class Luggage:
         """Make sessions of it, which own the descriptors from here on."""
         bundles = self.arrived.bundles.values()
         return [
-            restore(bundle, states, engine.framing, engine)
-            for bundle, states in zip(bundles, self.states, strict=True)
+            restore(bundle, states, engine.framing, engine) for bundle, states in zip(bundles, self.states, strict=True)
         ]
 
 
@@ -72,9 +71,7 @@ def send_off(sessions: Sequence[Session], engine: Engine, process: bytes | None)
         for connection in session.connections:
             _check(codec, connection.state)
     try:
-        bundles = [
-            capture(session, wire_id, codec.encode) for wire_id, session in enumerate(sessions, start=1)
-        ]
+        bundles = [capture(session, wire_id, codec.encode) for wire_id, session in enumerate(sessions, start=1)]
     except StateError as error:
         raise HandoverFailed("state-encode", str(error)) from error
     assembler, arrived = Assembler(), None
@@ -88,6 +85,10 @@ def send_off(sessions: Sequence[Session], engine: Engine, process: bytes | None)
                 close_all(copies)
                 raise
             arrived = assembler.add(part.message, copies)
+    except OSError as error:
+        raise HandoverFailed(
+            "descriptor-limit", f"no descriptor for a copy ({error.strerror}); raise ulimit -n for this test"
+        ) from error
     finally:
         assembler.close()
     assert arrived is not None

@@ -101,12 +101,13 @@ class Channel:
         self.peer: int | None = None
         """The pid whose messages count; None until the first message has shown who it is."""
         self.ended = False
-        """Whether nothing more can be read: the other end is closed, or has broken the protocol."""
+        """Whether the other end is closed and everything is read."""
+        self._broken = False
         self._dropped = False
 
     def start(self) -> None:
         """Begin to receive."""
-        if not self._reading and not self.ended:
+        if not self._reading and not self._over:
             self._reading = True
             self._loop.add_reader(self._fd, self._on_readable)
 
@@ -220,12 +221,16 @@ class Channel:
 
     def drain(self) -> None:
         """Read everything that is queued; for the moment after the other process has died."""
-        while self._fd >= 0 and not self.ended and self._receive():
+        while not self._over and self._receive():
             pass
+
+    @property
+    def _over(self) -> bool:
+        return self._fd < 0 or self.ended or self._broken
 
     def _on_readable(self) -> None:
         for _ in range(MAX_READS):
-            if self._fd < 0 or self.ended or not self._receive():
+            if self._over or not self._receive():
                 return
 
     def _receive(self) -> bool:
@@ -257,7 +262,8 @@ class Channel:
         return True
 
     def _break(self, error: ChannelError) -> None:
-        self.ended = True
+        """Read nothing more of it. Sending goes on: revocations must reach the other side all the same."""
+        self._broken = True
         self._stop_reading()
         self._on_broken(error)
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 import select
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration import harness
 from tests.integration.harness import EXAMPLES, Server
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(
@@ -266,9 +269,7 @@ class Truth:
         wait_until(
             lambda: (
                 bool(self.faults)
-                or all(
-                    count >= least for count, least in zip((self.written, *self.reads), wanted, strict=True)
-                )
+                or all(count >= least for count, least in zip((self.written, *self.reads), wanted, strict=True))
             ),
             "everybody went on after the handoff",
         )
@@ -349,9 +350,7 @@ def test_what_a_client_said_about_itself_survives_a_handoff(service: Server, tmp
     assert '3# "proto" => (integer) 3' in hello
 
 
-@pytest.mark.parametrize(
-    "sent", [0.0, 0.5, 1.0], ids=["before it", "in its middle", "with its answer unread"]
-)
+@pytest.mark.parametrize("sent", [0.0, 0.5, 1.0], ids=["before it", "in its middle", "with its answer unread"])
 def test_a_value_of_ten_megabytes_survives_a_handoff(service: Server, sent: float) -> None:
     value = bytes(range(256)) * (10 * MEGABYTE // 256)
     whole = request(b"SET", b"big", value) + request(b"GET", b"big")
@@ -394,9 +393,7 @@ def test_redis_cli_pipe_goes_on_through_a_handoff(service: Server) -> None:
             pipe.stdin.write(b"".join(request(b"SET", b"k%d" % n, b"v") for n in range(10_000)))
             pipe.stdin.flush()
             service.handoff("--probation", "0")
-            out, _ = pipe.communicate(
-                b"".join(request(b"SET", b"k%d" % n, b"v") for n in range(10_000, 20_000)), 60
-            )
+            out, _ = pipe.communicate(b"".join(request(b"SET", b"k%d" % n, b"v") for n in range(10_000, 20_000)), 60)
         finally:
             pipe.kill()
     assert b"errors: 0, replies: 20000" in out
@@ -528,9 +525,7 @@ def test_quit_ends_the_connection_after_its_answer(service: Server) -> None:
     ],
     ids=["no number", "a command of integers", "an open quote", "more than fits"],
 )
-def test_what_is_no_request_is_answered_and_ends_the_connection(
-    service: Server, sent: bytes, answer: bytes
-) -> None:
+def test_what_is_no_request_is_answered_and_ends_the_connection(service: Server, sent: bytes, answer: bytes) -> None:
     with service.connect() as sock:
         sock.sendall(sent)
         assert sock.makefile("rb").read().startswith(answer)

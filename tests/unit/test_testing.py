@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections import deque
@@ -13,7 +14,7 @@ import pytest
 
 import hotfd
 from hotfd import testing
-from hotfd.testing import mover
+from hotfd.testing import mover, travel
 
 
 @dataclass
@@ -184,6 +185,27 @@ async def test_a_helper_that_writes_at_its_start_does_not_hand_over_for_ever():
             got.append(await client.receive())
         assert got.count(b"!") <= 3
         assert server.handovers <= 2
+
+
+async def test_what_others_write_is_no_boundary_and_stops_nothing():
+    conns: list[hotfd.Connection[Any]] = []
+
+    async def listen(conn: hotfd.Connection[None]) -> None:
+        conns.append(conn)
+        async for line in conn:
+            await conn.send(line)
+
+    async with testing.serve(listen) as server:
+        client = await server.connect()
+        await client.send(b"x")
+        await client.expect(b"x")
+        await server._mover.rest()
+        for _ in range(3):
+            await conns[-1].send(b"push")
+            await client.expect(b"push")
+        assert server.handovers == 2
+        await client.send(b"y")
+        await client.expect(b"y")
 
 
 async def test_an_expected_timeout_of_the_handler_is_no_harm():
@@ -372,12 +394,12 @@ async def test_a_failure_says_what_came_instead():
     async def steps(server: testing.Harness) -> None:
         client = await server.connect()
         await client.expect(b"hello")
-        with pytest.raises(testing.Unexpected, match="expected b'x', got nothing within 0.05 s"):
+        with pytest.raises(testing.Unexpected, match=r"expected b'x', got nothing within 0.05 s"):
             await client.expect(b"x")
         await client.send(b"a")
-        with pytest.raises(testing.Unexpected, match="expected 50 bytes, got b'1 a.n' and no more"):
+        with pytest.raises(testing.Unexpected, match=r"expected 50 bytes, got b'1 a.n' and no more"):
             await client.read_exactly(50)
-        with pytest.raises(testing.Unexpected, match="expected the end of the connection, got b'1 a.n'"):
+        with pytest.raises(testing.Unexpected, match=r"expected the end of the connection, got b'1 a.n'"):
             await client.expect_end()
         await client.expect(b"1 a")
         client.write_eof()
@@ -443,6 +465,77 @@ async def test_a_clients_next_step_raises_what_went_wrong_before():
                     await step
 
 
+async def test_after_a_failure_everybody_is_served_and_nobody_handed_over():
+    async def stumbles(conn: hotfd.Connection[Any]) -> None:
+        async for line in conn:
+            conn.state = {"it": object()} if line == b"bad" else {}
+            await conn.send(line)
+
+    declared: hotfd.State[Any] = hotfd.State(dict, encode=dict, decode=dict)
+    with pytest.raises(testing.HandoverFailed, match="state-encode"):
+        async with testing.serve(stumbles, state=declared) as server:
+            for words in ((b"good\n", b"bad\n", b"good\n"), (b"good\n", b"good\n")):
+                reader, writer = await asyncio.open_connection(*server.address)
+                for word in words:
+                    writer.write(word)
+                    assert await reader.readline() == word
+                    await server._mover.rest()
+                writer.close()
+                await writer.wait_closed()
+            assert server.handovers == 2, "before the first word and after it"
+
+
+async def echo(conn: hotfd.Connection[Any]) -> None:
+    async for line in conn:
+        await conn.send(line)
+
+
+async def says_x(server: testing.Harness) -> None:
+    client = await server.connect()
+    await client.send(b"x")
+    await client.expect(b"x")
+    await server.hand_over()
+
+
+async def test_a_copy_that_cannot_be_made_fails_the_test_and_leaves_nothing_open(monkeypatch):
+    copies: list[int] = []
+
+    def dup(fd: int) -> int:
+        if copies:
+            raise OSError(errno.EMFILE, "Too many open files")
+        copies.append(real(fd))
+        return copies[0]
+
+    real = os.dup
+    monkeypatch.setattr(travel.os, "dup", dup)
+    program = testing.Program(echo, export_state=dict, import_state=lambda _: None)
+
+    async def two(server: testing.Harness) -> None:
+        await server.connect()
+        await says_x(server)
+
+    assert "descriptor-limit: no descriptor for a copy (Too many" in await failure(
+        program, two, handoffs=lambda boundary: boundary.connection == 2
+    )
+
+
+async def test_a_state_that_cannot_be_read_a_second_time_leaves_nothing_open():
+    reads: list[int] = []
+
+    def decode(value: int) -> int:
+        reads.append(value)
+        if len(reads) > 1:
+            raise ValueError("read already")
+        return value
+
+    declared: hotfd.State[int] = hotfd.State(int, encode=int, decode=decode)
+    assert "state-decode: int: decode raised ValueError" in await failure(echo, says_x, state=declared)
+
+
+async def test_a_choice_that_raises_fails_the_test():
+    assert "internal: ZeroDivisionError" in await failure(echo, says_x, handoffs=lambda _: 1 // 0)
+
+
 @pytest.mark.parametrize("hook", ["on_start", "export_state", "import_state"])
 async def test_a_hook_that_raises_fails_the_test(hook):
     def broken(*_: Any) -> Any:
@@ -451,7 +544,12 @@ async def test_a_hook_that_raises_fails_the_test(hook):
         started.append(1)
 
     started: list[int] = []
-    hooks: dict[str, Any] = {"on_start": None, "export_state": dict, "import_state": lambda _: None, hook: broken}
+    hooks: dict[str, Any] = {
+        "on_start": None,
+        "export_state": dict,
+        "import_state": lambda _: None,
+        hook: broken,
+    }
 
     async def asks(server: testing.Harness) -> None:
         client = await server.connect()

@@ -109,7 +109,7 @@ def test_a_choice_of_the_tests_own_counts_only_in_the_run_that_hands_over(projec
     project(
         """
     async def test_it(hotfd_serve):
-        async with hotfd_serve(bad, state=Visitor, handoffs=3) as server:
+        async with hotfd_serve(bad, state=Visitor, handoffs=4) as server:
             await counts(server)
             await server.hand_over()
             assert server.handovers == (1 if hotfd_serve.handoffs == "every" else 0)

@@ -45,6 +45,14 @@ def program(tmp_path: Path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def runs(pid: int) -> bool:
+    """Say whether a process runs; one that init has not reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_a_table_in_a_module_is_found(program):
     with ServerProcess(program(PROGRAM)) as server:
         host, _, port = server.addresses[0].rpartition(":")
@@ -63,7 +71,7 @@ def test_a_table_in_a_module_is_found(program):
         assert server.pid != first
         directory, pids = Path(server._directory.name), (first, server.pid)
     assert not directory.exists()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(runs(pid) for pid in pids)
 
 
 def test_a_handoff_that_is_refused_says_why_and_the_server_serves_on(program):
@@ -77,12 +85,12 @@ def test_a_handoff_that_is_refused_says_why_and_the_server_serves_on(program):
 
 
 def test_a_program_that_ends_at_once_is_an_error_with_its_log(program):
-    with pytest.raises(RuntimeError, match="ended with status 1; its log:\n(?s:.*)no such module"):
+    with pytest.raises(RuntimeError, match=r"ended with status 1; its log:\n(?s:.*)no such module"):
         ServerProcess(program("raise SystemExit('no such module')")).__enter__()
 
 
 def test_a_failing_test_is_told_the_log(program):
-    with pytest.raises(ZeroDivisionError) as caught:
-        with ServerProcess(program("import sys; print('it begins', file=sys.stderr)\n" + textwrap.dedent(PROGRAM))):
-            raise ZeroDivisionError
+    command = program("import sys; print('it begins', file=sys.stderr)\n" + textwrap.dedent(PROGRAM))
+    with pytest.raises(ZeroDivisionError) as caught, ServerProcess(command):
+        raise ZeroDivisionError
     assert "it begins" in caught.value.__notes__[0]

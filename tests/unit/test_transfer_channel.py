@@ -9,9 +9,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -28,6 +28,9 @@ from tests.unit.wire_support import (
     on_each_loop,
     turns,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["nothing_stays_open"]
 
@@ -137,9 +140,7 @@ async def test_descriptors_arrive_close_on_exec_in_their_order_and_belong_to_the
         both.say(m.Ready(), [reader, writer])
         await both.inbox.until(1)
         (arrival,) = both.inbox.arrivals
-        assert [os.fstat(fd).st_ino for fd in arrival.descriptors] == [
-            os.fstat(fd).st_ino for fd in (reader, writer)
-        ]
+        assert [os.fstat(fd).st_ino for fd in arrival.descriptors] == [os.fstat(fd).st_ino for fd in (reader, writer)]
         assert [os.get_inheritable(fd) for fd in arrival.descriptors] == [False, False]
         assert [fcntl.fcntl(fd, fcntl.F_GETFD) for fd in arrival.descriptors] == [fcntl.FD_CLOEXEC] * 2
         arrival.close()
@@ -302,9 +303,7 @@ async def test_packets_for_a_peer_that_is_gone_do_not_count_as_taken() -> None:
 
 @pytest.mark.parametrize("code", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
 @on_each_loop
-async def test_a_kernel_that_is_short_of_something_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+async def test_a_kernel_that_is_short_of_something_is_asked_again(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     refusals = [code, code]
     real = _core.send_message
 
@@ -532,3 +531,14 @@ def test_close_all_closes_all_whatever_one_says() -> None:
         os.close(reader)
         close_all([reader, writer])
         assert not is_open(writer)
+
+
+@on_each_loop
+async def test_a_broken_channel_still_tells_the_other_side_what_it_has_to_know() -> None:
+    with ends() as both:
+        both.channel.start()
+        _core.send_message(both.peer, b"garbage")
+        await both.inbox.until_broken()
+        both.channel.send(m.Revoke([1]))
+        assert await both.channel.flushed()
+        assert both.heard() == [m.Revoke([1])]

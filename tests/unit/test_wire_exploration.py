@@ -459,9 +459,7 @@ class BearsNoCrossedRevocation(World):
 
     class receiver_type(new.Receiver):  # noqa: N801
         def receive(self, message: m.Message) -> list[int]:
-            if isinstance(message, m.Revoke) and any(
-                self.sessions[id] is new.Stage.REFUSED for id in message.ids
-            ):
+            if isinstance(message, m.Revoke) and any(self.sessions[id] is new.Stage.REFUSED for id in message.ids):
                 raise ChannelError("crossed")
             return super().receive(message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
 
 import msgspec
@@ -83,10 +84,8 @@ def test_a_message_with_changed_bytes_is_another_message_or_refused(
     whole = m.encode(message)
     at = data.draw(st.integers(0, len(whole) - 1))
     changed = whole[:at] + patch + whole[at + len(patch) :]
-    try:
+    with contextlib.suppress(ChannelError):
         assert isinstance(m.decode(changed), m.Message)
-    except ChannelError:
-        pass
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +13,9 @@ from hypothesis import strategies as st
 from hotfd.errors import ChannelError
 from hotfd.wire import messages as m
 from hotfd.wire.receiver import MAX_PARTS, MAX_SESSIONS, Phase, Receiver, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 SETUP = m.Setup(m.PROTOCOL, "id", 2, 1, {}, False, {})
 LISTENERS = m.Listeners([], False)

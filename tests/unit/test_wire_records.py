@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -59,15 +61,11 @@ def test_random_bytes_are_no_records(data: bytes) -> None:
 
 
 @given(PARTS, st.data(), st.binary(min_size=1, max_size=4))
-def test_records_with_changed_bytes_are_other_records_or_refused(
-    part: Part, data: st.DataObject, patch: bytes
-) -> None:
+def test_records_with_changed_bytes_are_other_records_or_refused(part: Part, data: st.DataObject, patch: bytes) -> None:
     whole = encode_part(part)
     at = data.draw(st.integers(0, len(whole) - 1))
-    try:
+    with contextlib.suppress(ChannelError):
         assert isinstance(decode_part(whole[:at] + patch + whole[at + len(patch) :]), Part)
-    except ChannelError:
-        pass
 
 
 def test_text_that_is_no_utf_8_is_refused() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hotfd.errors import ChannelError
 from hotfd.wire import messages as m
 from hotfd.wire.sender import OPEN, Phase, Sender, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 HELLO = m.Hello(m.PROTOCOL, 2, "1", {}, 1024, 10)
 FINISH = 5.0

@@ -10,13 +10,14 @@ import resource
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hotfd.errors import ChannelError
-from hotfd.transfer.channel import Arrival
-from hotfd.wire import messages as m
+if TYPE_CHECKING:
+    from hotfd.errors import ChannelError
+    from hotfd.transfer.channel import Arrival
+    from hotfd.wire import messages as m
 
 LIMIT = 20.0
 """Seconds after which a test that waits for a fact fails; no test takes a hundredth of it."""
@@ -25,12 +26,15 @@ LIMIT = 20.0
 Loop = Callable[[], asyncio.AbstractEventLoop]
 
 
+@functools.cache
 def loops() -> dict[str, Loop]:
     """The event loops that hotfd runs on: asyncio's own, and uvloop where it is installed."""
     try:
         import uvloop
     except ImportError:
         return {"asyncio": asyncio.new_event_loop}
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.sleep(0))  # the first one opens descriptors that the process keeps
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 

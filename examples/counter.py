@@ -1,8 +1,8 @@
 """A line server that counts: each visitor's lines are numbered, also across a handoff.
 
-    python examples/counter.py --listen 127.0.0.1:7000
-    telnet 127.0.0.1 7000
-    hotfd handoff --pid PID
+python examples/counter.py --listen 127.0.0.1:7000
+telnet 127.0.0.1 7000
+hotfd handoff --pid PID
 """
 
 from __future__ import annotations

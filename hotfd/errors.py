@@ -25,7 +25,7 @@ does not swallow it.
 from __future__ import annotations
 
 
-class HandedOff(BaseException):  # noqa: N818 - an event that unwinds, named as the event
+class HandedOff(BaseException):
     """The connection is handed over; its handler unwinds and starts again in the new process."""
 
 

@@ -37,6 +37,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, pid, event and its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
         fields = getattr(record, "hotfd", None) or {"event": "message", "message": record.getMessage()}
         line = {"time": record.created, "level": record.levelname, "pid": record.process, **fields}
         if record.exc_info:

@@ -9,16 +9,18 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import prctl
 
 from hotfd import log
 from hotfd.app.service import Server
 from hotfd.errors import HandoffRefused
-from hotfd.framing import Framing
-from hotfd.server.connection import Connection
-from hotfd.state import State
+
+if TYPE_CHECKING:
+    from hotfd.framing import Framing
+    from hotfd.server.connection import Connection
+    from hotfd.state import State
 
 S = TypeVar("S")
 

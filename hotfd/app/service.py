@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 
@@ -22,14 +22,16 @@ from hotfd.control.endpoint import Endpoint
 from hotfd.control.runtime import RuntimeDirectory, socket_name
 from hotfd.errors import ControlError, HandoffRefused
 from hotfd.framing import Framing, Lines
-from hotfd.report import Report
-from hotfd.server.connection import Connection
 from hotfd.server.cutover import Cutover, Identity
 from hotfd.server.engine import Engine
 from hotfd.server.listener import parse
 from hotfd.server.takeover import Takeover
 from hotfd.state import Codec, State
 from hotfd.transfer.process import inherited_channel
+
+if TYPE_CHECKING:
+    from hotfd.report import Report
+    from hotfd.server.connection import Connection
 
 S = TypeVar("S")
 Hook = Callable[[], Any]

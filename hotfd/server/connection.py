@@ -426,6 +426,12 @@ class Connection(Generic[S]):
                 self._keeper.start_handler(self)
             self._wake()
 
+    def _undelivered_items(self) -> deque[tuple[int, Any]]:
+        """Return the items of merged queues that the handler has not been given, in order."""
+        if self._merge is not None:
+            self._merge._collect()
+        return self._items
+
     def _stop_helpers(self) -> bool:
         if self._helpers:
             self._helpers_stopped = True

@@ -30,7 +30,6 @@ from hotfd.server.escrow import Newcomer
 from hotfd.server.moving import Moving, Tally, process_state, reset
 from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, check_supervision, descriptor_limit, predict
 from hotfd.server.successor import Successor
-from hotfd.transfer.channel import Arrival
 from hotfd.transfer.touch import TouchMap
 from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
+    from hotfd.transfer.channel import Arrival
 
 PIPELINE: Final = 2 * (_core.MAX_DESCRIPTORS - 1)
 """Sessions that may be offered and not committed: two full offers, so that neither side waits for the
@@ -614,7 +614,10 @@ class Cutover:
             outcome=report.outcome,
             reason=report.reason or "-",
             new_pid=report.new_pid,
-            **{f"connections_{name}": getattr(report.connections, name) for name in ("moved", "kept", "returned", "closed")},
+            **{
+                f"connections_{name}": getattr(report.connections, name)
+                for name in ("moved", "kept", "returned", "closed")
+            },
             reasons=",".join(f"{code}:{count}" for code, count in sorted(report.reasons.items())) or "-",
             pause_max_ms=report.pause_ms.max,
             elapsed_ms=report.elapsed_ms,

@@ -13,16 +13,18 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import _core
-from hotfd.framing import Framing
 from hotfd.server import tasks
 from hotfd.server.connection import Connection, Keeper
 from hotfd.server.listener import Listener
 from hotfd.server.session import Session
 from hotfd.server.stream import Life
-from hotfd.state import Codec
+
+if TYPE_CHECKING:
+    from hotfd.framing import Framing
+    from hotfd.state import Codec
 
 Handler = Callable[[Connection[Any]], Awaitable[None]]
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hotfd.transfer.channel import close_all
-from hotfd.transfer.offer import Bundle
+
+if TYPE_CHECKING:
+    from hotfd.transfer.offer import Bundle
 
 
 @dataclass(slots=True)

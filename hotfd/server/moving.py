@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd import _core, log
 from hotfd.errors import HandoffRefused, StateError
 from hotfd.server.escrow import Escrow
-from hotfd.server.snapshot import capture, restore
+from hotfd.server.snapshot import capture, renew, restore
 from hotfd.state import encode_any
 from hotfd.transfer.offer import CONNECTIONS_PER_PART, Bundle, pack
-from hotfd.wire import messages as m
 from hotfd.wire.records import SessionRecord
 from hotfd.wire.sender import OPEN, Sender
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
     from hotfd.transfer.channel import Channel
+    from hotfd.wire import messages as m
 
 UNWIND_LIMIT: Final = 1.0
 """Seconds that the ``finally`` blocks of a moved session's handlers may take before they are cancelled."""
@@ -270,7 +270,10 @@ class Moving:
                 bundles.append((session, capture(session, first + len(bundles), self.engine.codec.encode)))
             except StateError as error:
                 self._keep(session, "state-encode", str(error))
-                session.resume()
+                if session.disturbed:
+                    self._restart(session)
+                else:
+                    session.resume()
         if not bundles:
             return
         offer, _ = self._machine.offer(len(bundles))
@@ -448,26 +451,16 @@ class Moving:
         if session is None:
             return None
         if any(connection.handed_off for connection in session.connections) or session.disturbed:
-            return self._restart(session, item.bundle)
+            return self._restart(session)
         session.resume()
         return session
 
-    def _restart(self, session: Session, bundle: Bundle | None = None) -> Session:
+    def _restart(self, session: Session) -> Session:
         """Serve a fenced session with fresh handlers: the old ones have unwound, or lost their helpers."""
-        try:
-            bundle = bundle or capture(session, 0, self.engine.codec.encode)
-        except StateError as error:
-            log.event(logging.ERROR, "session-not-restartable", session=session.id, reason=str(error))
-            session.resume()
-            return session
-        states = [connection.state for connection in session.connections]
-        for connection in session.connections:
-            connection._hand_off()
-            connection._stream.detach()
+        renewed = renew(session, self.engine.framing, self.engine)
         self.engine.release(session)
-        restored = restore(bundle, states, self.engine.framing, self.engine)
-        self.engine.adopt([restored])
-        return restored
+        self.engine.adopt([renewed])
+        return renewed
 
     def restore_committed(self, wire_id: int, read: Callable[[bytes], Any]) -> None:
         """Serve a committed session here again; the new process is certainly dead and had not touched it."""

@@ -47,7 +47,8 @@ class Session:
 
     def stop_helpers(self) -> bool:
         """Cancel what may be cancelled at a boundary; True when nothing of it is left."""
-        return all([connection._stop_helpers() for connection in self.connections])
+        stopped = [connection._stop_helpers() for connection in self.connections]
+        return all(stopped)
 
     def fence(self) -> None:
         """Neither read nor write any connection from here on."""

@@ -34,20 +34,26 @@ def capture(session: Session, wire_id: int, encode: Callable[[Any], bytes]) -> B
     """
     connections = session.connections
     descriptors = [connection._stream.fileno() for connection in connections]
-    records = [
-        _capture_connection(connection, wire_id, cookie, session.fenced_ns, encode)
-        for connection, cookie in zip(connections, _core.cookies(descriptors), strict=True)
-    ]
+    records = []
+    for connection, cookie in zip(connections, _core.cookies(descriptors), strict=True):
+        items = connection._undelivered_items()
+        records.append(
+            _capture_connection(
+                connection,
+                wire_id,
+                cookie,
+                session.fenced_ns,
+                state=encode(connection.state),
+                merged=encode_any(list(items)) if items else None,
+            )
+        )
     return Bundle(SessionRecord(wire_id, session.id, len(connections)), records, descriptors)
 
 
 def _capture_connection(
-    connection: Connection[Any], wire_id: int, cookie: int, fenced_ns: int, encode: Callable[[Any], bytes]
+    connection: Connection[Any], wire_id: int, cookie: int, fenced_ns: int, *, state: bytes, merged: bytes | None
 ) -> ConnectionRecord:
     stream = connection._stream
-    if connection._merge is not None:
-        connection._merge._collect()
-    items = connection._items
     return ConnectionRecord(
         session=wire_id,
         cookie=cookie,
@@ -55,13 +61,13 @@ def _capture_connection(
         listener=connection.listener,
         family=stream.family,
         peername=connection.peername,
-        state=encode(connection.state),
+        state=state,
         undelivered=stream.undelivered,
         unsent=stream.unsent,
         end_of_stream=stream.end_of_stream,
         write_closed=stream.write_closed,
         fenced_ns=fenced_ns,
-        merged=encode_any(list(items)) if items else None,
+        merged=merged,
     )
 
 
@@ -109,6 +115,34 @@ def restore(
         if record.merged is not None:
             connection._items.extend(_items(record.merged))
     return session
+
+
+def renew(session: Session, framing: Framing, keeper: Keeper) -> Session:
+    """Serve a fenced session in this process with fresh handlers, which take up the live states.
+
+    Nothing is encoded: a state that cannot travel need not, here.
+
+    Args:
+        session: its handlers are unwound by this, or have unwound already.
+        framing: the server's framing.
+        keeper: who keeps the connections.
+
+    Returns:
+        the session that takes its place, with streams that do not read yet.
+    """
+    before = list(session.connections)
+    items = [list(connection._undelivered_items()) for connection in before]
+    records = [
+        _capture_connection(connection, 0, 0, session.fenced_ns, state=b"", merged=None) for connection in before
+    ]
+    for connection in before:
+        connection._hand_off()
+    descriptors = [connection._stream.detach() for connection in before]
+    bundle = Bundle(SessionRecord(0, session.id, len(before)), records, descriptors)
+    renewed = restore(bundle, [connection.state for connection in before], framing, keeper)
+    for connection, left in zip(renewed.connections, items, strict=True):
+        connection._items.extend(left)
+    return renewed
 
 
 def decode_states(bundle: Bundle, read: Callable[[bytes], Any]) -> list[Any]:

@@ -115,8 +115,8 @@ class Stream:
         "before_input",
         "end_of_stream",
         "error",
-        "hurried",
         "gated",
+        "hurried",
         "life",
         "write_closed",
     )
@@ -441,7 +441,8 @@ class Stream:
 
     def detach(self) -> int:
         """Let go of a fenced stream: return its descriptor, which the caller owns from here on."""
-        assert self._fenced and self.life is Life.OPEN
+        assert self._fenced
+        assert self.life is Life.OPEN
         self.life = Life.DETACHED
         self._wake_writer()
         return self._sock.detach()

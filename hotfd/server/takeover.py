@@ -406,7 +406,9 @@ class Takeover:
                 connection._touched()
 
     def _settled(self) -> None:
-        log.event(logging.INFO, "took-over", id=self.handoff, generation=self.generation, connections=len(self._pauses_ms))
+        log.event(
+            logging.INFO, "took-over", id=self.handoff, generation=self.generation, connections=len(self._pauses_ms)
+        )
         if not self.done.done():
             self.done.set_result(None)
         self._channel.close()

@@ -60,14 +60,16 @@ class _Factory:
         self.before = before
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        if self.before is None:
-            task = asyncio.Task(coro, loop=loop, **options)
-        else:
-            task = self.before(loop, coro, **options)
+        make = self.before or _new_task
+        task = make(loop, coro, **options)
         scope = _SCOPE.get()
         if scope is not None and not task.done():
             scope._add(task)
         return task
+
+
+def _new_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coro, loop=loop, **options)
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:

@@ -106,7 +106,7 @@ class Codec(Generic[S]):
             try:
                 form = unpack(data)
                 if len(form) != 2:
-                    raise Fault("is not the written form of a state")  # noqa: TRY301 - all faults get their path here
+                    raise Fault("is not the written form of a state")
                 return finish(read(form[1]))
             except Fault as fault:
                 raise StateError(fault.path(self._root.name), fault.problem) from None
@@ -224,10 +224,10 @@ def decode_any(data: bytes, types: Sequence[Any] = ()) -> Any:
             return _PLAIN_READER.read(found[1])
         written = schemas.understood(found[2])
         if isinstance(written, str):
-            raise Fault(written)  # noqa: TRY301 - all faults get their path here
+            raise Fault(written)
         plan = target.plan(written)
         if plan.problems:
-            raise Fault(plan.problems[0])  # noqa: TRY301
+            raise Fault(plan.problems[0])
         return Reader(written, plan).read(found[1])
     except Fault as fault:
         raise StateError(fault.path("value"), fault.problem) from None

@@ -122,9 +122,7 @@ class Channel:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    def send(
-        self, message: messages.Message, descriptors: Sequence[int] = (), owned: Sequence[int] = ()
-    ) -> None:
+    def send(self, message: messages.Message, descriptors: Sequence[int] = (), owned: Sequence[int] = ()) -> None:
         """Queue one message; it goes to the kernel at once when the kernel takes it.
 
         Args:

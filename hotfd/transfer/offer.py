@@ -58,9 +58,7 @@ def pack(offer: int, first: int, bundles: Sequence[Bundle], process: bytes | Non
         OSError: no memfd can be made (EMFILE, ENOMEM).
     """
     flat = [
-        (record, fd)
-        for bundle in bundles
-        for record, fd in zip(bundle.connections, bundle.descriptors, strict=True)
+        (record, fd) for bundle in bundles for record, fd in zip(bundle.connections, bundle.descriptors, strict=True)
     ]
     parts = max(1, -(-len(flat) // CONNECTIONS_PER_PART))
     heads = {bundle.record.session: bundle.record for bundle in bundles}

@@ -110,9 +110,7 @@ class ProcessWatch:
             self._pidfd = -1
 
 
-def spawn(
-    command: Sequence[str], cwd: str, environment: Mapping[str, str], channel: int
-) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], channel: int) -> subprocess.Popen[bytes]:
     """Start the new process with its end of the channel.
 
     Args:

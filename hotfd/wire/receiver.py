@@ -1,4 +1,4 @@
-"""The new process's side of a handoff, as a state machine without I/O.
+r"""The new process's side of a handoff, as a state machine without I/O.
 
 Whole handoff::
 
@@ -10,7 +10,7 @@ Whole handoff::
 Each session::
 
     (parts arrive) GATHERING --last part--> HELD --accept()--> ACCEPTED --Commit--> OWNED
-                       |                     |  \\                |
+                       |                     |  \                |
                        |                     |   +--refuse()--> REFUSED
                        +------- Revoke ------+-------------------+--> REVOKED
 
@@ -123,9 +123,7 @@ class Receiver:
             case m.Revoke(ids=ids):
                 # What this side refused a moment ago may cross a revocation: both mean "not mine".
                 live = [id for id in ids if self.sessions.get(id) is not Stage.REFUSED]
-                return self._change(
-                    live, frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED}), Stage.REVOKED
-                )
+                return self._change(live, frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED}), Stage.REVOKED)
             case m.Abort():
                 self._abort()
             case m.Finish():

@@ -1,4 +1,4 @@
-"""The old process's side of a handoff, as a state machine without I/O.
+r"""The old process's side of a handoff, as a state machine without I/O.
 
 Two tables say everything: how the handoff as a whole goes on, and how each session does.
 
@@ -11,7 +11,7 @@ Whole handoff::
 Each session::
 
     OFFERED --Accept--> ACCEPTED --commit()--> COMMITTED --take_back()--> RETURNED | LOST
-       |  \\                |
+       |  \                |
        |   +---revoke()----+--> REVOKED       a late Accept or Refuse of it says nothing
        +--Refuse--> REFUSED
 

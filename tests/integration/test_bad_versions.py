@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 from tests.integration import harness
 
 
@@ -228,7 +227,7 @@ def test_the_whole_limit_is_checked_before_anything_is_started(tmp_path: Path) -
 def test_a_server_that_is_systemds_main_process_without_a_notify_socket_refuses(tmp_path: Path) -> None:
     # exec keeps the pid, so the variable names this very process, as systemd sets it.
     port = harness.free_port()
-    line = f'SYSTEMD_EXEC_PID=$$ exec {sys.executable} {harness.EXAMPLES / "counter.py"} --listen 127.0.0.1:{port}'
+    line = f"SYSTEMD_EXEC_PID=$$ exec {sys.executable} {harness.EXAMPLES / 'counter.py'} --listen 127.0.0.1:{port}"
     with harness.server(tmp_path, ["/bin/sh", "-c", line], port) as service:
         report = service.handoff(expect=1)
         assert report["outcome"] == "refused"
@@ -240,7 +239,9 @@ def test_a_server_that_is_systemds_main_process_without_a_notify_socket_refuses(
 def test_a_wrapper_is_not_the_server(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service, service.connect() as sock, sock.makefile("rb") as reader:
         assert reader.readline() == b"hello\n"
-        inner = " ".join([sys.executable, str(harness.EXAMPLES / "counter.py"), "--listen", f"127.0.0.1:{service.port}"])
+        inner = " ".join(
+            [sys.executable, str(harness.EXAMPLES / "counter.py"), "--listen", f"127.0.0.1:{service.port}"]
+        )
         report = service.handoff("--probation", "0.2", command=("/bin/sh", "-c", f"{inner}; true"))
         assert os.path.basename(os.readlink(f"/proc/{report['new_pid']}/exe")).startswith("python")
         sock.sendall(b"a\n")

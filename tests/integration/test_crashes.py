@@ -213,5 +213,3 @@ async def test_a_new_process_that_is_stopped_in_its_probation_is_ended_and_every
         assert not harness.alive(new)
         for client in clients:
             client.writer.close()
-
-

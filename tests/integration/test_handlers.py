@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_the_result_of_wait_is_delivered_exactly_once(tmp_path: Path) -> None:
             conn.state["next"] = number + 1
             await conn.send(b"%d" % number)
     """
-    options = 'state=hotfd.State(dict[str, int])'
+    options = "state=hotfd.State(dict[str, int])"
     with handler(tmp_path, source, options=options) as service, service.connect() as client:
         got = [hear(client) for _ in range(50)]
         for _ in range(5):
@@ -175,7 +176,7 @@ def test_undelivered_items_of_merged_queues_travel_in_order(tmp_path: Path) -> N
             (other if number % 2 else queue).put_nowait(number)
             await asyncio.sleep(0.002)
     """
-    options = 'state=hotfd.State(dict[str, int])'
+    options = "state=hotfd.State(dict[str, int])"
     with handler(tmp_path, source, options=options) as service, service.connect() as client:
         numbers = []
         for _ in range(4):
@@ -209,7 +210,7 @@ def test_spawned_helpers_end_before_the_offer_and_start_again(tmp_path: Path) ->
         async for line in conn:
             pass
     """
-    options = 'state=hotfd.State(dict[str, int])'
+    options = "state=hotfd.State(dict[str, int])"
     with handler(tmp_path, source, options=options) as service, service.connect() as client:
         got = [hear(client) for _ in range(5)]
         for _ in range(3):
@@ -363,11 +364,35 @@ def test_the_new_program_is_found_through_a_symlink_that_was_moved(tmp_path: Pat
     current.symlink_to("release-1")
     port = harness.free_port()
     env = {"PWD": str(current)}
-    with harness.server(tmp_path, [harness.sys.executable, "app.py", str(port)], port, cwd=current, env=env) as service:
-        with service.connect() as client:
-            assert ask(client, b"a") == b"1 a"
-            current.unlink()
-            current.symlink_to("release-2")
-            hand_over(service)
-            assert ask(client, b"b") == b"2 b"
-            assert os.readlink(f"/proc/{service.pid}/cwd") == str(tmp_path / "release-2")
+    command = [sys.executable, "app.py", str(port)]
+    with harness.server(tmp_path, command, port, cwd=current, env=env) as service, service.connect() as client:
+        assert ask(client, b"a") == b"1 a"
+        current.unlink()
+        current.symlink_to("release-2")
+        hand_over(service)
+        assert ask(client, b"b") == b"2 b"
+        assert os.readlink(f"/proc/{service.pid}/cwd") == str(tmp_path / "release-2")
+
+
+def test_a_session_whose_state_cannot_travel_stays_and_its_helpers_start_again(tmp_path: Path) -> None:
+    source = """
+    async def talk(conn):
+        conn.state["unfit"] = open("/dev/null")
+        conn.spawn(beat(conn))
+        async for source, value in conn.merge(asyncio.Queue()):
+            await conn.send(b"resumed" if conn.resumed else b"first")
+
+    async def beat(conn):
+        while True:
+            await conn.send(b"beat")
+            await asyncio.sleep(0.05)
+    """
+    options = "state=hotfd.State(dict[str, object])"
+    with handler(tmp_path, source, options=options) as service, service.connect() as client:
+        assert hear(client) == b"beat"
+        report = service.handoff("--probation", "0.1", expect=3)
+        assert report["reasons"] == {"state-encode": 1}
+        client.sendall(b"x\n")
+        heard = [hear(client) for _ in range(20)]
+        assert heard.count(b"resumed") == 1
+        assert heard.count(b"beat") == 19

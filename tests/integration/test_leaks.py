@@ -22,7 +22,9 @@ def threads(pid: int) -> int:
 async def test_a_hundred_handoffs_leave_nothing_over(tmp_path: Path, runtime_directory: Path) -> None:
     with harness.counter(tmp_path) as service:
         score, stop = Score(), asyncio.Event()
-        clients = [asyncio.create_task(line_client(service.address, score, stop, seed, pause=0.5)) for seed in range(20)]
+        clients = [
+            asyncio.create_task(line_client(service.address, score, stop, seed, pause=0.5)) for seed in range(20)
+        ]
         while score.replies < 20:
             await asyncio.sleep(0.05)
         await harness.handoffs(service, 2, pause=0.0)  # the first process has a terminal's descriptors of its own

@@ -144,12 +144,11 @@ def test_a_half_closed_client_gets_all_replies_from_the_new_process(tmp_path: Pa
 
 
 def test_half_a_frame_travels(tmp_path: Path) -> None:
-    with harness.counter(tmp_path) as service, service.connect() as client:
-        with client.makefile("rb") as reader:
-            assert reader.readline() == b"hello\n"
-            client.sendall(b"first\nsec")
-            assert reader.readline() == b"1 first\n"
-            for _ in range(3):
-                assert service.handoff("--probation", "0.1")["connections"]["moved"] == 1
-            client.sendall(b"ond\n")
-            assert reader.readline() == b"2 second\n"
+    with harness.counter(tmp_path) as service, service.connect() as client, client.makefile("rb") as reader:
+        assert reader.readline() == b"hello\n"
+        client.sendall(b"first\nsec")
+        assert reader.readline() == b"1 first\n"
+        for _ in range(3):
+            assert service.handoff("--probation", "0.1")["connections"]["moved"] == 1
+        client.sendall(b"ond\n")
+        assert reader.readline() == b"2 second\n"

@@ -9,12 +9,12 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
 
 import prctl
 
 from hotfd import log
-from hotfd.app.service import Server
+from hotfd.app.service import Server, ServerOptions
 from hotfd.errors import HandoffRefused
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(
     name: str = "",
     loop: Literal["asyncio", "uvloop"] = "asyncio",
     log_style: Literal["text", "json"] = "text",
-    **options: Any,
+    **options: Unpack[ServerOptions],
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until a new process has taken over; then exit.
 

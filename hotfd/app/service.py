@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, TypeVar
 
 import msgspec
 
@@ -38,6 +38,17 @@ Hook = Callable[[], Any]
 
 REPORTS = 16
 """Reports of past handoffs that a process remembers, for a client that lost the answer."""
+
+
+class ServerOptions(TypedDict, total=False):
+    """The arguments of :class:`Server` that :func:`hotfd.run` passes on."""
+
+    cutover: Literal["rolling", "together"]
+    on_start: Hook | None
+    healthy: Hook | None
+    export_state: Hook | None
+    import_state: Callable[[Any], Any] | None
+    control: bool
 
 
 class Server(Generic[S]):

@@ -68,12 +68,14 @@ class Reader:
             header, *rows = done.stdout.splitlines()
             own = [row for row in rows if row.split()[0] == str(self.service.pid)]
             assert masked("\n".join([header, *own])) == masked(expected)
+            assert own[0].split()[1:] == expected.splitlines()[1].split()[1:]
             return
         assert masked(done.stdout) == masked(expected), done.stderr + self.service.logged()[-2000:]
         assert numbers_that_count(done.stdout) == numbers_that_count(expected)
         outcome = expected.splitlines()[0]
         assert done.returncode == (0 if outcome.startswith("completed") else 1)
         if outcome == "completed":
+            harness.wait_gone(self.service.pid)
             self.service.pid = int(re.findall(r"-> (\d+)", done.stdout)[0])
             self.service.pids.append(self.service.pid)
 
@@ -85,11 +87,11 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     assert (language, console) == ("python", "$ python tally.py\n")
     port = harness.free_port()
     (tmp_path / "tally.py").write_text(_at(source, port), encoding="utf-8")
-    with harness.server(tmp_path, [sys.executable, "tally.py"], port, cwd=tmp_path) as service:
-        with service.connect() as client:
-            reader = Reader(tmp_path, service, client)
-            yield reader
-            reader.close()
+    command = [sys.executable, "tally.py"]
+    with harness.server(tmp_path, command, port, cwd=tmp_path) as service, service.connect() as client:
+        reader = Reader(tmp_path, service, client)
+        yield reader
+        reader.close()
 
 
 def _at(source: str, port: int) -> str:

@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from demo_clients import ANSWER_LIMIT, LOAD_CLIENTS, Failed, Load, Tally, finished, loading, visitors
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-
-from demo_clients import ANSWER_LIMIT, LOAD_CLIENTS, Failed, Load, Tally, finished, loading, visitors
 
 ROOT = Path(__file__).resolve().parent.parent
 

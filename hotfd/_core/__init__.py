@@ -451,7 +451,5 @@ class FrameScanner:
         if code == -errno.EBADMSG:
             raise FramingError("the peer sent bytes that are no frame of this protocol")
         if code == -errno.EINVAL:
-            raise ValueError(
-                "start is outside the data, or the data became shorter while a frame is incomplete"
-            )
+            raise ValueError("start is outside the data, or the data became shorter while a frame is incomplete")
         _checked(code)

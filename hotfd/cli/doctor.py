@@ -16,9 +16,7 @@ _MARK = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "re
 
 @click.command("doctor")
 @json_option
-@click.option(
-    "--pid", type=click.IntRange(min=1), metavar="PID", help="Look at this server's limits as well."
-)
+@click.option("--pid", type=click.IntRange(min=1), metavar="PID", help="Look at this server's limits as well.")
 def command(as_json: bool, pid: int | None) -> None:
     """Probe the kernel, the limits and the installation, and say what to do about what is missing.
 

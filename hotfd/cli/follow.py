@@ -163,8 +163,7 @@ class Handoff:
                 return self._failed(code, f"{why.detail}; the new process {self.successor.pid} has ended too")
         return self._failed(
             "result-unknown",
-            f"{why.detail}; the new process {self.successor.pid} lives, but did not say how handoff {self.id} "
-            "ended",
+            f"{why.detail}; the new process {self.successor.pid} lives, but did not say how handoff {self.id} ended",
         )
 
     def _checked(self, result: object) -> dict[str, Any]:

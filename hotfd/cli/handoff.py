@@ -101,9 +101,7 @@ class CommandAfterDashes(click.Command):
     metavar="S",
     help="Seconds in which the new process's death gives its sessions back; 0 ends it at once.",
 )
-@click.option(
-    "--force", is_flag=True, help="Hand off where the service may not survive the old process's exit."
-)
+@click.option("--force", is_flag=True, help="Hand off where the service may not survive the old process's exit.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -178,9 +176,7 @@ def summary(report: Report) -> list[str]:
     lines += [f"  {line}" for line in pairs(rows)]
     for code, count in sorted(report.reasons.items(), key=lambda item: -item[1]):
         if count:
-            lines.append(
-                f"  {printable(code)}: {count} sessions; {advice(code) or 'see the log of the server'}"
-            )
+            lines.append(f"  {printable(code)}: {count} sessions; {advice(code) or 'see the log of the server'}")
     return lines
 
 
@@ -190,7 +186,5 @@ def _counts(counts: Counts) -> str:
 
 def _print_unreachable(exc: Unreachable, pid: int | None, dry_run: bool) -> None:
     """Give a script its object although no server was reached; the exit status says that none was."""
-    report = Report(
-        outcome="refused", id="", old_pid=pid or 0, reason=f"{exc.code}: {exc.detail}", dry_run=dry_run
-    )
+    report = Report(outcome="refused", id="", old_pid=pid or 0, reason=f"{exc.code}: {exc.detail}", dry_run=dry_run)
     print_json(msgspec.to_builtins(report))

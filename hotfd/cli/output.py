@@ -53,9 +53,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> list[str]:
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """Return lines of aligned columns; columns of numbers are aligned to the right."""
     cells = [[describe(cell) for cell in row] for row in rows]
-    numeric = [
-        all(row[i].replace("-", "").isdecimal() or row[i] == "-" for row in cells) for i in range(len(header))
-    ]
+    numeric = [all(row[i].replace("-", "").isdecimal() or row[i] == "-" for row in cells) for i in range(len(header))]
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     lines = []
     for row in [list(header), *cells]:

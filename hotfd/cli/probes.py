@@ -129,9 +129,7 @@ def _descriptor_passing() -> Seen:
         if descriptor >= 0:
             os.close(descriptor)
     if message.truncated or len(message.descriptors) != _core.MAX_DESCRIPTORS:
-        return Seen(
-            "fail", "the message came without its descriptors", _limit_advice(4 * _core.MAX_DESCRIPTORS)
-        )
+        return Seen("fail", "the message came without its descriptors", _limit_advice(4 * _core.MAX_DESCRIPTORS))
     return Seen("ok", f"{len(message.descriptors)} in one message")
 
 
@@ -218,9 +216,7 @@ def _runtime_directory() -> Seen:
         parent = os.path.dirname(path)
         if os.path.isabs(path) and os.access(parent, os.W_OK | os.X_OK):
             return Seen("ok", f"{path}, made by the first server")
-        return Seen(
-            "fail", f"{path} cannot be made", f"make {parent or path} writable, or set HOTFD_RUNTIME_DIR"
-        )
+        return Seen("fail", f"{path} cannot be made", f"make {parent or path} writable, or set HOTFD_RUNTIME_DIR")
     except ControlError as exc:
         return Seen("fail", path, str(exc))
     return Seen("ok", path)

@@ -72,9 +72,7 @@ class Client:
         """The server's process id, as this process sees it where it can."""
         return self.process.pid if self.process else int(self.greeting.get("pid", 0))
 
-    def request(
-        self, kind: str, /, timeout: float = REQUEST_TIMEOUT, **fields: object
-    ) -> Iterator[dict[str, Any]]:
+    def request(self, kind: str, /, timeout: float = REQUEST_TIMEOUT, **fields: object) -> Iterator[dict[str, Any]]:
         """Make one request, and yield its events and then its result.
 
         Args:

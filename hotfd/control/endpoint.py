@@ -175,9 +175,7 @@ class Endpoint:
                 f"uid {uid} may not control a server of uid {os.geteuid()}; run as that user or root",
             )
         elif len(self._peers) >= self._max_clients:
-            _turn_away(
-                connection, "too-many-clients", f"{self._max_clients} clients are connected already; end one"
-            )
+            _turn_away(connection, "too-many-clients", f"{self._max_clients} clients are connected already; end one")
         else:
             identity = {"hotfd": PROTOCOL, "pid": os.getpid(), "start_time": start_time()}
             greeting = encode(identity | self._greeting())

@@ -230,9 +230,7 @@ class Peer:
         if self.closed.done():
             return
         if len(self._output) > MAX_OUTPUT:
-            log.event(
-                logging.WARNING, "control-client-dropped", reason="it does not read", bytes=len(self._output)
-            )
+            log.event(logging.WARNING, "control-client-dropped", reason="it does not read", bytes=len(self._output))
             self.drop()
             return
         waiting = bool(self._output)

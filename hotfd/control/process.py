@@ -61,9 +61,7 @@ class Process:
         except OSError:
             return None
         prefix = os.fsencode(name) + b"="
-        return next(
-            (os.fsdecode(entry[len(prefix) :]) for entry in entries if entry.startswith(prefix)), None
-        )
+        return next((os.fsdecode(entry[len(prefix) :]) for entry in entries if entry.startswith(prefix)), None)
 
     def runtime_directories(self) -> list[str]:
         """Return where its control socket may be, as absolute paths under its own root."""
@@ -127,9 +125,7 @@ def _absent(pid: int) -> Unreachable:
         os.kill(pid, 0)
     except PermissionError:
         # It exists, and /proc is mounted with hidepid (proc(5)).
-        return Unreachable(
-            "not-permitted", f"process {pid} belongs to another user; run as that user or root"
-        )
+        return Unreachable("not-permitted", f"process {pid} belongs to another user; run as that user or root")
     except (OSError, OverflowError):
         pass
     return Unreachable("no-such-process", f"there is no process {pid}; hotfd ps lists the servers")

@@ -241,9 +241,7 @@ class RuntimeDirectory:
     def _remove_stale(self, name: str) -> None:
         identity = self.identity(name)
         if identity is None:
-            raise Unreachable(
-                "unsafe-directory", f"{self.path}/{name} is in the way and is not a socket; remove it"
-            )
+            raise Unreachable("unsafe-directory", f"{self.path}/{name} is in the way and is not a socket; remove it")
         try:
             self.connect(name, 0.0).close()
         except ConnectionRefusedError:

@@ -118,9 +118,7 @@ def find(pid: int) -> Target:
     process = Process.read(pid)
     me = os.geteuid()
     if me not in (0, process.uid):
-        raise Unreachable(
-            "not-permitted", f"process {pid} belongs to uid {process.uid}; run as that user or root"
-        )
+        raise Unreachable("not-permitted", f"process {pid} belongs to uid {process.uid}; run as that user or root")
     notes: list[str] = []
     target = _locate(process, notes)
     if target is None:

@@ -161,9 +161,7 @@ class PythonScanner:
         if self._error is not None:
             raise self._error
         if not 0 <= start <= len(data) - self._seen:
-            raise ValueError(
-                "start is outside the data, or the data became shorter while a frame is incomplete"
-            )
+            raise ValueError("start is outside the data, or the data became shorter while a frame is incomplete")
         found: list[int] = []
         try:
             while start < len(data) and len(found) < 3 * MAX_SPANS:
@@ -188,9 +186,7 @@ class PythonScanner:
             return None
         payload, payload_end, end = span
         if not (start <= payload <= payload_end <= end <= len(data) and start < end):
-            raise FramingError(
-                f"find() of the framing {framing.name} returned a frame that is not in the data"
-            )
+            raise FramingError(f"find() of the framing {framing.name} returned a frame that is not in the data")
         if payload_end - payload > framing.max_size:
             raise FrameTooLarge(framing.max_size)
         self._seen = 0

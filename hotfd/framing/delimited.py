@@ -22,9 +22,7 @@ class Lines(NativeFraming):
     def __init__(self, *, max_size: int = DEFAULT_MAX_SIZE, newline: bytes = b"\n") -> None:
         if newline not in (b"\n", b"\r\n"):
             raise ValueError(f"newline must be LF or CR LF, not {newline!r}")
-        super().__init__(
-            _core.FramingSpec(_core.KIND_DELIMITED, max_size, flags=_core.FLAG_STRIP_CR, delimiter=b"\n")
-        )
+        super().__init__(_core.FramingSpec(_core.KIND_DELIMITED, max_size, flags=_core.FLAG_STRIP_CR, delimiter=b"\n"))
         self.newline = newline
 
     def spec(self) -> str:

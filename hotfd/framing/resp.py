@@ -104,11 +104,7 @@ def command(frame: bytes) -> list[bytes]:
     pieces = frame.split(_CRLF)
     words = pieces[2::2]
     announced = [b"$%d" % len(word) for word in words]
-    if (
-        pieces[0] == b"*%d" % len(words)
-        and pieces[1:-1:2] == announced
-        and not (len(pieces) % 2 or pieces[-1])
-    ):
+    if pieces[0] == b"*%d" % len(words) and pieces[1:-1:2] == announced and not (len(pieces) % 2 or pieces[-1]):
         return words
     value = parse(frame)
     if value is None:

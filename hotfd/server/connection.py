@@ -68,9 +68,9 @@ class Connection(Generic[S]):
     """
 
     __slots__ = (
+        "_act_later",
         "_awaited",
         "_clear",
-        "_close_later",
         "_cookie",
         "_end_callbacks",
         "_fence_waiters",
@@ -135,7 +135,7 @@ class Connection(Generic[S]):
         self._items: deque[tuple[int, Any]] = deque()
         self._merge: Merge | None = None
         self._cookie: int | None = None
-        self._close_later: Callable[[], None] | None = None
+        self._act_later: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._fence_waiters: list[asyncio.Future[None]] = []
         self._parked = False
@@ -275,24 +275,23 @@ class Connection(Generic[S]):
 
     def write_eof(self) -> None:
         """End this direction (half-close): what is unsent is sent, then the end; frames still come in."""
-        if not self.handed_off:
-            self._touch()
-            self._stream.shut_write()
+        self._act(self._stream.shut_write)
 
     def close(self) -> None:
         """End the connection: what is unsent is sent first. Does nothing once it has moved."""
-        self._end(self._stream.close)
+        self._act(self._stream.close)
 
     def abort(self) -> None:
         """Reset the connection at once, so that the peer cannot take what it got for complete."""
-        self._end(self._stream.abort)
+        self._act(self._stream.abort)
 
-    def _end(self, how: Callable[[], None]) -> None:
+    def _act(self, how: Callable[[], None]) -> None:
+        """Do what changes the connection for good, unless another process may be its owner now."""
         if self.handed_off:
             return
         if self._stream.fenced and self._stream.life is Life.OPEN:
-            # Offered at this moment. If it comes back it ends; if it moves, it is not ours to end.
-            self._close_later = how
+            # Offered at this moment. If it comes back it is done then; if it moves, it is not ours to do.
+            self._act_later = how
             self._keeper.left_boundary(self._session)
             return
         self._touch()
@@ -384,7 +383,7 @@ class Connection(Generic[S]):
         """The handler is over: end the connection, unless it has moved."""
         if not self.handed_off:
             self._stream.flush()
-            self._end(self._finish)
+            self._act(self._finish)
 
     def _finish(self) -> None:
         callbacks, self._end_callbacks = self._end_callbacks, []
@@ -448,9 +447,9 @@ class Connection(Generic[S]):
 
     def _unfenced(self) -> None:
         """The session goes on here, or has moved: let go who waited to know."""
-        how, self._close_later = self._close_later, None
+        how, self._act_later = self._act_later, None
         if how is not None and not self.handed_off:
-            self._end(how)
+            self._act(how)
         waiters, self._fence_waiters = self._fence_waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -464,13 +463,13 @@ class Connection(Generic[S]):
 
     def _expect_touch(self, on_touch: Callable[[], None]) -> None:
         self._on_touch = on_touch
-        self._stream.before_input = self._touch
+        self._stream.before_io = self._touch
         self._clear = False
 
     def _touched(self) -> None:
         """Nothing has to be noted any more: it is noted, or nobody would read it."""
         self._on_touch = None
-        self._stream.before_input = None
+        self._stream.before_io = None
         self._clear = not self._gated and not self.handed_off
 
     # -- waiting -------------------------------------------------------------------------------------

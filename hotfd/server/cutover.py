@@ -169,6 +169,8 @@ class Cutover:
             await self._prove()
             return self._completed()
         except HandoffRefused as refusal:
+            if self._machine.phase is Phase.SETTLED:
+                return self._completed()  # whatever has happened since: the new process owns everything
             return await self._roll_back(refusal)
         except Exception as error:  # noqa: BLE001 - whatever it is, the clients must not pay for it
             log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)
@@ -207,7 +209,14 @@ class Cutover:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise late from None
+            self._catch_up()
+            if not condition():
+                raise late from None
+
+    def _catch_up(self) -> None:
+        """Read what has come already: a process that was itself held up finds the deadline over, and the answer."""
+        if self._successor is not None:
+            self._successor.channel.drain()
 
     # -- preflight and start -------------------------------------------------------------------------
 
@@ -338,7 +347,8 @@ class Cutover:
             async with asyncio.timeout_at(None if wake == float("inf") else wake):
                 await self._changed.wait()
         except TimeoutError:
-            if loop.time() >= answer_by:
+            self._catch_up()
+            if loop.time() >= answer_by and moving.oldest_offer == oldest:
                 raise HandoffRefused(
                     "new-hung", f"the new process did not answer an offer within {ANSWER_LIMIT:g} s"
                 ) from None

@@ -112,7 +112,7 @@ class Stream:
         "_unsent",
         "_write_waiter",
         "_writing",
-        "before_input",
+        "before_io",
         "end_of_stream",
         "error",
         "gated",
@@ -159,7 +159,7 @@ class Stream:
         self.write_closed = write_closed
         self.gated = False
         self.hurried = False
-        self.before_input: Callable[[], None] | None = None
+        self.before_io: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to read, and to send what is unsent."""
@@ -169,6 +169,8 @@ class Stream:
         self._update_reading()
         if self._unsent:
             self._start_writing()
+        elif self.write_closed:
+            self._shutdown()  # asked for while fenced; a second time does no harm
 
     # -- towards the handler -------------------------------------------------------------------------
 
@@ -208,8 +210,8 @@ class Stream:
         return frame
 
     def _on_readable(self) -> None:
-        if self.before_input is not None:
-            self.before_input()
+        if self.before_io is not None:
+            self.before_io()
         try:
             data = self._recv(READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -225,15 +227,18 @@ class Stream:
         buffer = self._buffer
         if not buffer:
             self._buffer = data
-        elif type(buffer) is bytes:
+        elif isinstance(buffer, bytes):
             joined = bytearray(memoryview(buffer)[self._head :])
             joined += data
             self._rebase(joined)
         else:
+            if self._head >= COMPACT_AT:  # also while a frame is always at hand, or the buffer grows for ever
+                del buffer[: self._head]
+                self._rebase(buffer)
             buffer += data
         self._find_frames()
         if self._spans or self.error is not None:
-            if len(self._buffer) - self._head > READ_HIGH_WATER or self.error is not None:
+            if len(self._buffer) - self._head > READ_HIGH_WATER:
                 self._update_reading()
             self._on_input()
 
@@ -253,6 +258,7 @@ class Stream:
         except FramingError as error:
             self._maybe_more = False
             self.error = error
+            self._update_reading()
             return
         self._maybe_more = bool(found)  # a scan may stop early; it has found all when it finds none
         if found:
@@ -362,6 +368,8 @@ class Stream:
             self._wake_writer()
 
     def _on_writable(self) -> None:
+        if self.before_io is not None:
+            self.before_io()
         try:
             sent = self._send(self._unsent)
         except (BlockingIOError, InterruptedError):
@@ -460,7 +468,7 @@ class Stream:
     def shut_write(self) -> None:
         """Send what is unsent and then the end; reading goes on (half-close)."""
         self.write_closed = True
-        if not self._unsent:
+        if not self._unsent and not self._fenced:
             self._shutdown()
 
     def close(self) -> None:
@@ -528,7 +536,7 @@ class Stream:
         """The server stops: end soon, without waiting for a peer that has everything already."""
         self.hurried = True
         if self.life is Life.DRAINING:
-            if _is_quiet(self._fd):
+            if _is_quiet(self._fd, fin_sent=True):
                 self._finish()
             else:
                 self._limit(STOP_DRAIN_LIMIT)
@@ -551,14 +559,15 @@ class Stream:
         self._on_closed()
 
 
-def _is_quiet(fd: int) -> bool:
+def _is_quiet(fd: int, *, fin_sent: bool = False) -> bool:
     """Whether nothing is unread and the peer has acknowledged everything: then close(2) destroys nothing.
 
-    tcp(7): SIOCINQ and SIOCOUTQ, which are FIONREAD and TIOCOUTQ.
+    tcp(7): SIOCINQ and SIOCOUTQ, which are FIONREAD and TIOCOUTQ. A FIN counts as one byte.
     """
     try:
         unread = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
         unacked = fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))
     except OSError:
         return False
-    return struct.unpack("ii", unread + unacked) == (0, 0)
+    unread_bytes, unacked_bytes = struct.unpack("ii", unread + unacked)
+    return bool(unread_bytes == 0 and unacked_bytes <= fin_sent)

@@ -140,9 +140,7 @@ class Catalogue:
         raise StateError(where, f"{type_name(annotation)} cannot travel; {ADVICE}")
 
     def _type_variable(self, variable: typing.TypeVar, where: str) -> Hint:
-        choices = variable.__constraints__ or (
-            (variable.__bound__,) if variable.__bound__ is not None else ()
-        )
+        choices = variable.__constraints__ or ((variable.__bound__,) if variable.__bound__ is not None else ())
         return self._union(choices, where) if choices else ANY
 
     def _alias(self, alias: Any, where: str) -> Hint:
@@ -194,9 +192,7 @@ class Catalogue:
             version = state.version if state.version is not None else 1
             self.shapes[cls] = Shape(cls, "custom", version=version, upgrade=state.upgrade, custom=state)
         elif known.custom is not state:
-            raise StateError(
-                where, f"{type_name(cls)} travels in two different ways; use one State for all its fields"
-            )
+            raise StateError(where, f"{type_name(cls)} travels in two different ways; use one State for all its fields")
         return ((cls,),)
 
     def _class(self, cls: type, arguments: tuple[Any, ...], where: str) -> Hint:
@@ -213,9 +209,7 @@ class Catalogue:
         return ((cls, *self._arguments(arguments, where)),)
 
     def _arguments(self, arguments: tuple[Any, ...], where: str) -> list[Hint]:
-        return [
-            (("...",),) if argument is Ellipsis else self._hint(argument, where) for argument in arguments
-        ]
+        return [(("...",),) if argument is Ellipsis else self._hint(argument, where) for argument in arguments]
 
     def _fill(self, shape: Shape) -> None:
         if shape.kind in ("enum", "flag"):

@@ -149,9 +149,7 @@ class Codec(Generic[S]):
                 return difference(before, after, name, self._shapes)
             if not same_by_identity(type(before)):
                 return None if type(before) is type(after) and before == after else name
-            return difference(
-                call(encode, "encode", before), call(encode, "encode", after), name, self._shapes
-            )
+            return difference(call(encode, "encode", before), call(encode, "encode", after), name, self._shapes)
         except Fault as fault:
             return f"{fault.path(name)}: {fault.problem}"
 
@@ -252,9 +250,7 @@ def _by_name(shapes: dict[type, Shape]) -> dict[str, Shape]:
 
 
 def _writer(shapes: dict[str, Shape], schema: Schema) -> Writer:
-    entries = frozenset(
-        name for shape in shapes.values() if shape.kind == "typeddict" for name in shape.fields
-    )
+    entries = frozenset(name for shape in shapes.values() if shape.kind == "typeddict" for name in shape.fields)
     return Writer([shapes[name] for name in schema.order()], entries)
 
 

@@ -127,9 +127,7 @@ def raised(error: BaseException) -> str:
         trace = trace.tb_next
     if trace is None:
         return type(error).__name__
-    return (
-        f"{type(error).__name__} ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
-    )
+    return f"{type(error).__name__} ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
 
 
 def type_name(kind: object) -> str:

@@ -51,9 +51,7 @@ class Reader:
         for number, name in enumerate(written.order()):
             theirs = written.types[name]
             if theirs.kind != "typeddict":
-                self._builders[form.FIRST_TYPE + number] = self._builder(
-                    theirs, plan.shapes.get(name), name, plan
-                )
+                self._builders[form.FIRST_TYPE + number] = self._builder(theirs, plan.shapes.get(name), name, plan)
 
     def read(self, wire: Any) -> Any:
         """Return the value of one tree, such as :func:`unpack` finds in what was written.
@@ -107,12 +105,7 @@ class Reader:
         return collections.deque(items, wire[2])
 
     def _pairs(self, wire: list[Any]) -> dict[Any, Any]:
-        if (
-            len(wire) != 3
-            or type(wire[1]) is not list
-            or type(wire[2]) is not list
-            or len(wire[1]) != len(wire[2])
-        ):
+        if len(wire) != 3 or type(wire[1]) is not list or type(wire[2]) is not list or len(wire[1]) != len(wire[2]):
             raise Fault("is no written dict")
         keys, values = self._values(wire[1], ".keys()"), self._values(wire[2], ".values()")
         made: dict[Any, Any] = _distinct(dict, list(zip(keys, values, strict=True)))
@@ -158,9 +151,7 @@ class Reader:
 
         def build(wire: list[Any]) -> dict[str, Any]:
             values = self._fields(wire, names)
-            return {
-                name: value for name, value in zip(names, values, strict=True) if value is not ABSENT_VALUE
-            }
+            return {name: value for name, value in zip(names, values, strict=True) if value is not ABSENT_VALUE}
 
         return build
 
@@ -257,9 +248,7 @@ class Reader:
         return values
 
 
-def upgraded(
-    upgrade: Callable[[Any, int], Any], old: Any, version: int, expected: frozenset[type] | None
-) -> Any:
+def upgraded(upgrade: Callable[[Any, int], Any], old: Any, version: int, expected: frozenset[type] | None) -> Any:
     """Return what a user's ``upgrade`` makes of an old value.
 
     Raises:

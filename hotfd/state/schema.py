@@ -83,9 +83,7 @@ def understood(schema: object) -> Schema | str:
     except (msgspec.ValidationError, RecursionError):
         return UNKNOWN
     if found.format != form.FORMAT:
-        return (
-            f"state is written in format {found.format}, and format {form.FORMAT} is read; use the same hotfd"
-        )
+        return f"state is written in format {found.format}, and format {form.FORMAT} is read; use the same hotfd"
     if len(found.types) > MAX_TYPES or not all(_is_hint(hint, MAX_HINT_DEPTH) for hint in _hints(found)):
         return UNKNOWN
     return found
@@ -130,9 +128,7 @@ class Target:
         if written.root is None:
             return plan
         if self.schema.root is None:
-            plan.problems.append(
-                f"{written.root}: was written, and no state is declared, it would be lost; declare it"
-            )
+            plan.problems.append(f"{written.root}: was written, and no state is declared, it would be lost; declare it")
             return plan
         same = written.version == self.schema.version
         if not same:
@@ -167,9 +163,7 @@ class Target:
         if problem is not None and not lenient:
             plan.problems.append(problem)
 
-    def _type_problem(
-        self, name: str, theirs: TypeSchema, shape: Shape | None, renamed: dict[str, str]
-    ) -> str | None:
+    def _type_problem(self, name: str, theirs: TypeSchema, shape: Shape | None, renamed: dict[str, str]) -> str | None:
         if shape is None:
             return f"{name}: was written and is no part of the state any more, it would be lost; {self._advice(name)}"
         if shape.version != theirs.version:

@@ -169,9 +169,7 @@ def _dataclass_shape(cls: type) -> Shape:
     names = tuple(field.name for field in fields)
     slots = _slots(cls)
     if lost := sorted(slots - set(names)):
-        raise StateError(
-            f"{cls.__name__}.{lost[0]}", "is a slot and no field, it would be lost; make it a field"
-        )
+        raise StateError(f"{cls.__name__}.{lost[0]}", "is a slot and no field, it would be lost; make it a field")
     for name in names:
         found = inspect.getattr_static(cls, name, None)
         if name not in slots and hasattr(type(found), "__set__"):
@@ -179,11 +177,7 @@ def _dataclass_shape(cls: type) -> Shape:
     try:
         object.__new__(cls)
     except TypeError:
-        problem = (
-            "is abstract"
-            if inspect.isabstract(cls)
-            else "extends a built-in class, whose content would be lost"
-        )
+        problem = "is abstract" if inspect.isabstract(cls) else "extends a built-in class, whose content would be lost"
         raise StateError(cls.__name__, f"{problem}; it cannot travel") from None
     defaults: dict[str, Callable[[], Any]] = {}
     for field in fields:

@@ -104,7 +104,9 @@ class _Walk:
         name = form.type_name(kind)
         for known in (*self._classes, *self._handlers):
             if known in kind.__mro__:
-                return f"is of type {name}, which extends {form.type_name(known)} and would come back as that; declare it"
+                return (
+                    f"is of type {name}, which extends {form.type_name(known)} and would come back as that; declare it"
+                )
         return f"is of type {name}, which cannot travel; declare it, keep it out of the state or give State(encode=, decode=)"
 
     def _items(self, items: Iterable[Any], depth: int, step: Callable[[int], str]) -> list[Any]:

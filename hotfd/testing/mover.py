@@ -166,7 +166,7 @@ class Mover:
         if not (self._stopping or self._failed):
             for connection in passage.session.connections:
                 connection._expect_touch(partial(self._touched, passage, connection))
-                connection._stream.before_input = None  # what arrives is not delivered yet
+                connection._stream.before_io = None  # what arrives is not delivered yet
         passage.session.gate(False)
 
     def _touched(self, passage: Passage, connection: Connection[Any]) -> None:

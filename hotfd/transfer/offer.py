@@ -89,6 +89,10 @@ class _Gathering:
     process: bytes | None = None
     arrived: int = 0
 
+    def claim(self, cookie: int, fd: int) -> bool:
+        """Own a descriptor; False, and the caller's still, when its socket is owned already."""
+        return self.by_cookie.setdefault(cookie, fd) == fd
+
 
 class Assembler:
     """Puts the parts of offers together. Owns every descriptor until it hands out the :class:`Arrived`."""
@@ -131,10 +135,10 @@ class Assembler:
             raise
         finally:
             os.close(memfd)
-        for cookie, fd in zip(cookies, connections, strict=True):
-            twin = gathering.by_cookie.setdefault(cookie, fd)
-            if twin != fd:
-                os.close(fd)  # the same socket twice: the records will not match in number either
+        twins = [fd for cookie, fd in zip(cookies, connections, strict=True) if not gathering.claim(cookie, fd)]
+        if twins:
+            close_all(twins)
+            raise ChannelError("a socket stands twice in it")
         part = records.decode_part(bytes(data))
         gathering.sessions += part.sessions
         gathering.connections += part.connections

@@ -189,16 +189,18 @@ class Sender:
         return [id for id, stage in self.sessions.items() if stage in OPEN]
 
     def take_back(self, touched: Callable[[int], bool]) -> TakenBack:
-        """The new process is certainly dead: say what becomes of each session. The machine ends FAILED."""
-        if self.phase is Phase.SETTLED:
-            raise ValueError("the handoff is settled; nothing comes back")
+        """The new process is certainly dead: say what becomes of each session. The machine ends FAILED.
+
+        A process that has settled notes no touches any more: what it owned is lost, whatever ``touched`` says.
+        """
+        settled = self.phase is Phase.SETTLED
         result = TakenBack()
         for id, stage in self.sessions.items():
             if stage in OPEN:
                 self.sessions[id] = Stage.REVOKED
                 result.resume.append(id)
             elif stage is Stage.COMMITTED:
-                lost = touched(id)
+                lost = settled or touched(id)
                 self.sessions[id] = Stage.LOST if lost else Stage.RETURNED
                 (result.lost if lost else result.restore).append(id)
         self.phase = Phase.FAILED

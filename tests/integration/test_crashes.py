@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -166,18 +167,23 @@ async def test_the_old_process_is_killed_before_it_has_passed_its_listeners(tmp_
     assert report["living"] == [report["new_pid"]], "the new process listens by itself: the service is up"
 
 
+async def in_probation(service: harness.Server, probation: str = "30") -> tuple[asyncio.subprocess.Process, int]:
+    """Start a handoff; return it when everything has moved, with the new process's pid."""
+    handoff = await asyncio.create_subprocess_exec(
+        *harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", probation,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert handoff.stderr is not None
+    while b"probation" not in (line := await asyncio.wait_for(handoff.stderr.readline(), 20)):
+        assert line
+    return handoff, int(line.rpartition(b"process ")[2].strip(b" )\n"))
+
+
 async def test_sessions_that_the_new_process_has_touched_are_reset_when_it_dies(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service:
         busy, idle = await Client.open(service.address), await Client.open(service.address)
-        handoff = await asyncio.create_subprocess_exec(
-            *harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "30",
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        assert handoff.stderr is not None and handoff.stdout is not None
-        new = 0
-        while b"probation" not in (line := await asyncio.wait_for(handoff.stderr.readline(), 20)):
-            assert line
-        new = int(line.rpartition(b"process ")[2].strip(b" )\n"))
+        handoff, new = await in_probation(service, "30")
+        assert handoff.stdout is not None
         assert await busy.talk() == "served"
         fresh = await Client.open(service.address)  # accepted, and greeted: touched too
         os.kill(new, signal.SIGKILL)
@@ -196,14 +202,8 @@ async def test_sessions_that_the_new_process_has_touched_are_reset_when_it_dies(
 async def test_a_new_process_that_is_stopped_in_its_probation_is_ended_and_everybody_returns(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service:
         clients = [await Client.open(service.address) for _ in range(20)]
-        handoff = await asyncio.create_subprocess_exec(
-            *harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "1",
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        assert handoff.stderr is not None and handoff.stdout is not None
-        while b"probation" not in (line := await asyncio.wait_for(handoff.stderr.readline(), 20)):
-            assert line
-        new = int(line.rpartition(b"process ")[2].strip(b" )\n"))
+        handoff, new = await in_probation(service, "1")
+        assert handoff.stdout is not None
         os.kill(new, signal.SIGSTOP)
         out = await asyncio.wait_for(handoff.stdout.read(), 40)
         report = service.outcome(subprocess.CompletedProcess([], await handoff.wait(), out.decode(), ""), 1)
@@ -213,3 +213,52 @@ async def test_a_new_process_that_is_stopped_in_its_probation_is_ended_and_every
         assert not harness.alive(new)
         for client in clients:
             client.writer.close()
+
+
+BULK = """
+    import sys
+    import hotfd
+
+    async def talk(conn):
+        async for line in conn:
+            await conn.send(b"b" * int(line))
+
+    hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}", framing=hotfd.Lines(max_size=1 << 24))
+"""
+
+
+async def test_unsent_bytes_are_not_sent_again_when_the_process_that_sent_some_of_them_dies(tmp_path: Path) -> None:
+    with harness.program(tmp_path, BULK) as service:
+        reader, writer = await asyncio.open_connection(*service.address, limit=1 << 16)
+        writer.write(b"12000000\n")
+        handoff, new = await in_probation(service)
+        got = len(await reader.readexactly(6_000_000))  # the new process sends what was unsent
+        os.kill(new, signal.SIGKILL)
+        assert handoff.stdout is not None
+        report = json.loads(await asyncio.wait_for(handoff.stdout.read(), 20))
+        assert await handoff.wait() == 1
+        assert report["connections"]["closed"] == 1, "a truncation is a reset, and no orderly end"
+        with pytest.raises(ConnectionResetError):
+            while piece := await asyncio.wait_for(reader.read(1 << 16), 10):
+                got += len(piece)
+        assert got <= 12_000_001
+        writer.close()
+
+
+async def test_an_old_process_that_was_held_up_for_longer_than_the_probation_finds_the_handoff_settled(
+    tmp_path: Path,
+) -> None:
+    with harness.counter(tmp_path) as service:
+        client = await Client.open(service.address)
+        handoff, new = await in_probation(service, "0.5")
+        os.kill(service.pid, signal.SIGSTOP)
+        await asyncio.sleep(12)  # longer than the probation and what old gives new to settle: nothing signals that
+        os.kill(service.pid, signal.SIGCONT)
+        assert handoff.stdout is not None
+        report = json.loads(await asyncio.wait_for(handoff.stdout.read(), 20))
+        assert await handoff.wait() == 0, (report, service.logged())
+        service.pids.append(new)
+        service.pid = new
+        assert report["outcome"] == "completed"
+        assert await client.talk() == "served"
+        client.writer.close()

@@ -132,9 +132,7 @@ def process(directory, role, *arguments, wrap=(), uid=0):
     """
     command = [*wrap, sys.executable, __file__, str(uid), role, *map(str, arguments)]
     environment = os.environ | {"HOTFD_RUNTIME_DIR": str(directory)}
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert child.stdout.readline() == "ready\n"
         yield child

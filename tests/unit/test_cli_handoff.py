@@ -234,9 +234,7 @@ def test_when_the_old_process_dies_the_new_one_says_how_it_ended(tmp_path, outco
     assert f"asking the new process {new.pid}" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("stage", "known"), [("at-once", "no handoff had begun"), ("started", "no new process")]
-)
+@pytest.mark.parametrize(("stage", "known"), [("at-once", "no handoff had begun"), ("started", "no new process")])
 def test_when_the_old_process_dies_before_a_new_one_is_there_what_is_known_is_said(tmp_path, stage, known):
     with process(tmp_path / "run", "dies_during", stage) as old:
         done = hotfd("handoff", "--pid", old.pid, "--json", directory=tmp_path)
@@ -287,9 +285,7 @@ def test_a_new_process_that_never_says_how_it_ended_is_asked_until_the_deadline(
         assert why in reason
 
 
-def test_a_server_that_falls_silent_is_waited_for_no_longer_than_its_own_limits_and_some_grace(
-    tmp_path, monkeypatch
-):
+def test_a_server_that_falls_silent_is_waited_for_no_longer_than_its_own_limits_and_some_grace(tmp_path, monkeypatch):
     async def hangs(request, emit):
         await go_on.wait()
 
@@ -337,9 +333,7 @@ def test_control_c_leaves_the_handoff_running_and_says_where(tmp_path):
 def test_the_summary_says_what_a_person_wants_to_know():
     counts = {"moved": 990, "kept": 8, "returned": 0, "closed": 2}
     text = summary(
-        msgspec.convert(
-            report("partial", connections=counts, reasons={"no-boundary": 8, "gone": 2, "x": 0}), Report
-        )
+        msgspec.convert(report("partial", connections=counts, reasons={"no-boundary": 8, "gone": 2, "x": 0}), Report)
     )
     assert text == [
         "partial",
@@ -365,7 +359,5 @@ def test_progress_of_nothing_is_not_shown():
 
 
 def test_nothing_that_a_server_sends_can_drive_the_terminal():
-    text = summary(
-        Report(outcome="refused", id="\x1b[2J", old_pid=1, reason="state-encode: \x1b]0;owned\x07 field\n")
-    )
+    text = summary(Report(outcome="refused", id="\x1b[2J", old_pid=1, reason="state-encode: \x1b]0;owned\x07 field\n"))
     assert not any(ord(char) < 32 or ord(char) == 127 for line in text for char in line)

@@ -156,9 +156,7 @@ def test_doctor_lives_to_report_a_native_core_that_cannot_be_loaded():
             "main(['doctor', '--json'], prog_name='hotfd')"
         )
         environment = os.environ | {"HOTFD_RUNTIME_DIR": str(directory / "run")}
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
-        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert done.returncode == 1
     assert findings["native core"]["level"] == "fail"

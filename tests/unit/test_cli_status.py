@@ -70,10 +70,7 @@ def test_watching_into_a_pipe_gives_a_line_each_time_until_control_c(tmp_path):
         lines = [cli.stdout.readline() for _ in range(2)]
         cli.send_signal(signal.SIGINT)
         assert cli.wait() == 0
-    assert (
-        lines
-        == [f"name echo  pid {server.pid}  generation 3  state serving  connections 12  sessions 10\n"] * 2
-    )
+    assert lines == [f"name echo  pid {server.pid}  generation 3  state serving  connections 12  sessions 10\n"] * 2
 
 
 def test_watching_as_json_gives_an_object_a_line(tmp_path):

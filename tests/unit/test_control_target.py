@@ -125,11 +125,7 @@ except control.Unreachable as exc:
             os.chown(run, NOBODY, NOBODY)
         with process(run, "serves", uid=NOBODY if own else 0) as server:
             said = as_user(NOBODY, program, server.pid, run)
-    expected = (
-        "connected"
-        if own
-        else f"not-permitted process {server.pid} belongs to uid 0; run as that user or root"
-    )
+    expected = "connected" if own else f"not-permitted process {server.pid} belongs to uid 0; run as that user or root"
     assert said.strip() == expected
 
 
@@ -146,9 +142,7 @@ def test_a_socket_that_another_process_has_made_under_the_pid_is_not_talked_to(r
 
 
 @pytest.mark.parametrize("field", ["start_time", "pid"])
-def test_a_process_that_got_the_pid_of_the_one_that_was_meant_is_not_taken_for_it(
-    tmp_path, monkeypatch, field
-):
+def test_a_process_that_got_the_pid_of_the_one_that_was_meant_is_not_taken_for_it(tmp_path, monkeypatch, field):
     monkeypatch.setenv("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
     with serving(tmp_path / "run", {}, lambda: greeting() | {field: 1}):
         code, _ = refused(Client.connect, find(os.getpid()))
@@ -265,13 +259,9 @@ def test_a_process_in_a_user_namespace_is_known_by_its_inner_uid():
 
 
 def test_a_name_with_parentheses_and_spaces_does_not_shift_the_start_time():
-    rename = (
-        "import ctypes; ctypes.CDLL(None).prctl(15, b') R 1 (x', 0, 0, 0); print('up', flush=True); input()"
-    )
+    rename = "import ctypes; ctypes.CDLL(None).prctl(15, b') R 1 (x', 0, 0, 0); print('up', flush=True); input()"
     before = start_time()
-    with subprocess.Popen(
-        [sys.executable, "-c", rename], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", rename], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline() == b"up\n"
         started = start_time(child.pid)
         child.communicate(b"\n")

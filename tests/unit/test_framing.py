@@ -71,9 +71,7 @@ def test_a_payload_becomes_a_frame(framing: Framing, payload: bytes, frame: byte
         (Resp(max_size=4), b"+OK\r\n", "max_size of 4"),
     ],
 )
-def test_a_payload_that_no_reader_would_get_back_is_refused(
-    framing: Framing, payload: bytes, why: str
-) -> None:
+def test_a_payload_that_no_reader_would_get_back_is_refused(framing: Framing, payload: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         framing.encode(payload)
 
@@ -165,11 +163,7 @@ def test_scanners_in_several_threads_do_not_disturb_each_other() -> None:
 
     def scan(size: int) -> None:
         data = (b"x" * size + b"\n") * 50
-        wanted = [
-            offset
-            for i in range(50)
-            for offset in (i * (size + 1), i * (size + 1) + size, (i + 1) * (size + 1))
-        ]
+        wanted = [offset for i in range(50) for offset in (i * (size + 1), i * (size + 1) + size, (i + 1) * (size + 1))]
         for _ in range(500):
             if (found := Lines().scanner().scan(data, 0)) != wanted:
                 failures.append(found)

@@ -235,9 +235,7 @@ values: st.SearchStrategy[bytes] = st.recursive(
     st.one_of(
         st.binary(max_size=8).map(resp.bulk),
         st.integers().map(resp.integer),
-        st.sampled_from(
-            [b"+OK\r\n", b"_\r\n", b"#t\r\n", b"$-1\r\n", b"*-1\r\n", b",1.5\r\n", b"!3\r\nERR\r\n"]
-        ),
+        st.sampled_from([b"+OK\r\n", b"_\r\n", b"#t\r\n", b"$-1\r\n", b"*-1\r\n", b",1.5\r\n", b"!3\r\nERR\r\n"]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3).map(resp.array),
@@ -250,9 +248,7 @@ values: st.SearchStrategy[bytes] = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(frames=st.lists(values, max_size=4), tail=noise, cuts=cuts)
-def test_resp_frames_are_found_as_the_reference_finds_them(
-    frames: list[bytes], tail: bytes, cuts: list[int]
-) -> None:
+def test_resp_frames_are_found_as_the_reference_finds_them(frames: list[bytes], tail: bytes, cuts: list[int]) -> None:
     # Only announced sizes can be too large here; which limit strikes first is a matter for the vectors.
     data = b"".join(frames) + tail
     found, ends = scanned(Resp(max_size=FAR), data, cuts)
@@ -261,9 +257,7 @@ def test_resp_frames_are_found_as_the_reference_finds_them(
 
 @settings(max_examples=300, deadline=None)
 @given(frames=st.lists(st.one_of(values, noise), max_size=4), cuts=cuts)
-def test_the_verdict_on_resp_does_not_depend_on_how_bytes_arrive(
-    frames: list[bytes], cuts: list[int]
-) -> None:
+def test_the_verdict_on_resp_does_not_depend_on_how_bytes_arrive(frames: list[bytes], cuts: list[int]) -> None:
     framing = Resp(max_size=MAX_SIZE)
     data = b"".join(frames)
     assert scanned(framing, data, cuts) == scanned(framing, data, [])

@@ -26,9 +26,7 @@ class Vector(NamedTuple):
 
 
 def header(max_size: int, *, keep: bool) -> Framing:
-    return LengthPrefix(
-        16, "little", includes_header=True, offset=2, trailer=1, keep_header=keep, max_size=max_size
-    )
+    return LengthPrefix(16, "little", includes_header=True, offset=2, trailer=1, keep_header=keep, max_size=max_size)
 
 
 FRAMINGS: dict[str, Callable[[int], Framing]] = {
@@ -72,9 +70,7 @@ def read_vectors() -> list[Vector]:
         assert match, f"vectors.txt:{number}"
         name, max_size, data, spans, ends = match.groups()
         framing = FRAMINGS[name](int(max_size))
-        vectors.append(
-            Vector(number, framing, unescape(data), [int(n) for n in re.findall(r"\d+", spans)], ends)
-        )
+        vectors.append(Vector(number, framing, unescape(data), [int(n) for n in re.findall(r"\d+", spans)], ends))
     return vectors
 
 

@@ -211,6 +211,20 @@ async def test_a_handler_that_takes_nothing_stops_the_reading_and_gets_everythin
 
 
 @on_each_loop
+async def test_a_client_that_is_always_one_frame_ahead_costs_no_more_memory_with_time() -> None:
+    line = b"x" * 999 + b"\n"
+    with rig("unix") as made:
+        made.stream.start()
+        made.send(line)
+        for _ in range(4 * module.COMPACT_AT // len(line)):
+            made.send(line)
+            await made.until(lambda: made.stream.frame_at_hand and len(made.stream.undelivered) == 2 * len(line))
+            assert made.stream.take() == line[:-1]
+        assert len(made.stream._buffer) < 2 * module.COMPACT_AT
+        assert await made.frames(1) == [line[:-1]]
+
+
+@on_each_loop
 async def test_frames_before_one_that_is_too_large_are_delivered_and_then_the_error_stands() -> None:
     with rig("tcp", Lines(max_size=8)) as made:
         made.stream.start()
@@ -259,10 +273,10 @@ async def test_a_reset_is_told_and_frames_that_came_before_it_are_still_delivere
 
 
 @on_each_loop
-async def test_something_can_be_done_before_each_read() -> None:
+async def test_something_can_be_done_before_a_byte_is_read() -> None:
     with rig() as made:
         seen: list[int] = []
-        made.stream.before_input = lambda: seen.append(made.unread())
+        made.stream.before_io = lambda: seen.append(made.unread())
         made.stream.start()
         made.send(b"one\n")
         await made.frames(1)
@@ -550,6 +564,10 @@ class Ledger:
             case "move", _:
                 self.move()
 
+    def take_all(self) -> None:
+        while self.made.stream.frame_at_hand:
+            self.delivered += self.made.stream.take() + b"\n"
+
     def receive(self) -> None:
         try:
             self.read += self.made.peer.recv(20_000)
@@ -581,16 +599,22 @@ class Ledger:
             while self.read != self.written or len(self.delivered + self.made.stream.undelivered) < len(self.sent):
                 await turns(1)
                 self.receive()
-        while self.made.stream.frame_at_hand:
-            self.delivered += self.made.stream.take() + b"\n"
+                self.take_all()
+        self.take_all()
         assert self.delivered == self.sent[: self.sent.rfind(b"\n") + 1]
         assert self.delivered + self.made.stream.undelivered == self.sent
         assert self.made.stream.unsent == b""
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(OPERATIONS, max_size=25))
-def test_at_any_moment_every_byte_is_in_exactly_one_place(operations: list[tuple[str, object]]) -> None:
+@given(
+    st.lists(OPERATIONS, min_size=8, max_size=40),
+    st.sampled_from([8, module.COMPACT_AT]),
+    st.sampled_from([7, module.READ_SIZE]),
+)
+def test_at_any_moment_every_byte_is_in_exactly_one_place(
+    operations: list[tuple[str, object]], compact_at: int, read_size: int
+) -> None:
     async def run() -> None:
         with rig("unix") as made:
             ledger = Ledger(made)
@@ -600,7 +624,11 @@ def test_at_any_moment_every_byte_is_in_exactly_one_place(operations: list[tuple
                 ledger.check()
             await ledger.finish()
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "COMPACT_AT", compact_at)
+        patch.setattr(module, "READ_SIZE", read_size)
+        patch.setattr(module, "READ_HIGH_WATER", 8 * compact_at)
+        asyncio.run(run())
 
 
 # ---------------------------------------------------------------- ending
@@ -766,6 +794,20 @@ async def test_a_half_closed_stream_has_sent_everything_and_goes_on_reading(kind
         made.send(b"still heard\n")
         assert await made.frames(1) == [b"still heard"]
         assert made.stream.life is Life.OPEN
+
+
+@on_each_kind
+@on_each_loop
+async def test_a_fenced_stream_ends_its_direction_only_when_it_goes_on(kind: str) -> None:
+    with rig(kind) as made:
+        made.stream.start()
+        made.stream.fence()
+        made.stream.shut_write()
+        await turns()
+        with pytest.raises(BlockingIOError):
+            made.peer.recv(1)
+        made.stream.unfence()
+        assert await made.received_to_the_end() == b""
 
 
 @on_each_loop

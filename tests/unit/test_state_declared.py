@@ -103,9 +103,7 @@ class Everything:
 def test_every_form_of_annotation_is_understood():
     codec = Codec.of(Everything)
     assert set(codec.schema["types"]) == {"Everything", "Inner", "Box", "Colour", "Table", "Grid"}
-    value = Everything(
-        b=[Inner(1)], h=Box(Inner(2)), i={"k": [Inner(3)]}, j=Everything(), k=Colour.RED, q=Grid(b"ab")
-    )
+    value = Everything(b=[Inner(1)], h=Box(Inner(2)), i={"k": [Inner(3)]}, j=Everything(), k=Colour.RED, q=Grid(b"ab"))
     assert codec.roundtrips(value) is None
 
 
@@ -189,9 +187,7 @@ def test_a_class_deep_inside_is_refused_by_the_class_that_holds_it():
     class Deep:
         stream: asyncio.StreamWriter | None = None
 
-    assert refusal(of_field(list[Deep] | None)).startswith(
-        "Deep.stream: asyncio.streams.StreamWriter cannot travel"
-    )
+    assert refusal(of_field(list[Deep] | None)).startswith("Deep.stream: asyncio.streams.StreamWriter cannot travel")
 
 
 def test_an_arbitrary_class_is_refused_as_a_root():
@@ -203,10 +199,7 @@ def test_an_initvar_is_refused():
     class Seeded:
         seed: dataclasses.InitVar[int] = 0
 
-    assert (
-        refusal(Seeded)
-        == "Seeded.seed: is an InitVar, which is gone once the object is made; make it a field"
-    )
+    assert refusal(Seeded) == "Seeded.seed: is an InitVar, which is gone once the object is made; make it a field"
 
 
 def test_a_type_known_only_to_a_type_checker_is_refused():
@@ -228,9 +221,7 @@ def test_a_dataclass_that_extends_a_builtin_is_refused():
     class Listing(list):
         a: int = 0
 
-    assert (
-        refusal(Listing) == "Listing: extends a built-in class, whose content would be lost; it cannot travel"
-    )
+    assert refusal(Listing) == "Listing: extends a built-in class, whose content would be lost; it cannot travel"
 
 
 def test_an_abstract_dataclass_is_refused():
@@ -335,10 +326,7 @@ def test_an_annotated_class_travels_in_one_way_only():
     declared = dataclasses.make_dataclass(
         "Twice", [("a", Annotated[Grid, GRID], None), ("b", Annotated[Grid, other], None)]
     )
-    assert (
-        refusal(declared)
-        == f"Twice.b: {HERE}.Grid travels in two different ways; use one State for all its fields"
-    )
+    assert refusal(declared) == f"Twice.b: {HERE}.Grid travels in two different ways; use one State for all its fields"
 
 
 def test_an_annotated_function_pair_needs_a_class():
@@ -424,8 +412,7 @@ def test_an_attribute_beyond_the_fields_is_refused():
     with pytest.raises(StateError) as caught:
         Codec.of(Visitor).encode(value)
     assert (
-        str(caught.value)
-        == "Visitor.names[0].cached: is an attribute and no field, it would be lost; make it a field"
+        str(caught.value) == "Visitor.names[0].cached: is an attribute and no field, it would be lost; make it a field"
     )
 
 
@@ -457,10 +444,7 @@ def test_a_value_that_contains_itself_is_refused():
     value.append(value)
     with pytest.raises(StateError) as caught:
         Codec.of(list).encode(value)
-    assert (
-        str(caught.value)
-        == f"list{'[0]' * 8}...: is nested deeper than {MAX_DEPTH} levels, or contains itself"
-    )
+    assert str(caught.value) == f"list{'[0]' * 8}...: is nested deeper than {MAX_DEPTH} levels, or contains itself"
 
 
 def test_nesting_is_allowed_up_to_its_limit():

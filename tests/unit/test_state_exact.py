@@ -424,9 +424,7 @@ def test_nothing_declared_is_none_and_stays_none():
         codec.encode(5)
 
 
-@pytest.mark.parametrize(
-    "declared", [dict, list, set, int, dict[bytes, list[int]], collections.deque, bytearray]
-)
+@pytest.mark.parametrize("declared", [dict, list, set, int, dict[bytes, list[int]], collections.deque, bytearray])
 def test_a_plain_type_is_a_state_too(declared):
     codec = Codec.of(declared)
     assert codec.roundtrips(codec.new()) is None

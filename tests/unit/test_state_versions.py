@@ -136,9 +136,7 @@ def test_a_renamed_root_is_still_the_root():
 
 def test_a_root_that_became_something_else_is_refused():
     assert refused(dict[str, int], list[int]).startswith("list: was dict[str, int] and is list[int]; ")
-    assert refused(State(encode=str, decode=str, new=str), dict).startswith(
-        "dict: was State(encode=) and is dict; "
-    )
+    assert refused(State(encode=str, decode=str, new=str), dict).startswith("dict: was State(encode=) and is dict; ")
 
 
 def test_state_that_is_no_longer_declared_would_be_lost():
@@ -239,10 +237,7 @@ def test_a_downgrade_goes_through_upgrade_too():
 def test_an_upgrade_that_needs_an_object_is_no_upgrade():
     new = visitor(("a", int, 0), version=2, upgrade=lambda self, old: None)
     problem = refused(visitor(("a", int, 0)), new)
-    assert (
-        problem
-        == "state version 1 cannot be read by version 2: make Visitor.upgrade a classmethod or staticmethod"
-    )
+    assert problem == "state version 1 cannot be read by version 2: make Visitor.upgrade a classmethod or staticmethod"
 
 
 def test_version_and_upgrade_may_stand_in_the_state():
@@ -371,10 +366,7 @@ def test_a_class_inside_that_changed_is_refused_by_its_own_name():
 def test_a_class_inside_that_is_gone_is_refused():
     old = visitor(("thing", Any, None), ("gone", Old1 | None, None))
     new = visitor(("thing", Any, None), ("gone", Any, None))
-    assert (
-        refused(old, new)
-        == f"Old1: was written and is no part of the state any more, it would be lost; {GIVE}"
-    )
+    assert refused(old, new) == f"Old1: was written and is no part of the state any more, it would be lost; {GIVE}"
 
 
 def test_every_node_of_a_tree_is_upgraded_from_its_leaves_up():
@@ -477,9 +469,7 @@ def test_a_default_that_raises_is_told_without_its_text():
 def test_a_frozen_object_in_a_set_that_is_no_longer_known_is_refused_and_not_dropped():
     key = make_dataclass("Key", [("n", int, 0)], frozen=True)
     new = visitor(version=2, upgrade=classmethod(lambda cls, old, version: cls()))
-    with pytest.raises(
-        StateError, match=r"^Visitor\.bag: putting an item into a set or dict raised TypeError"
-    ):
+    with pytest.raises(StateError, match=r"^Visitor\.bag: putting an item into a set or dict raised TypeError"):
         move(visitor(("bag", set[key], None))({key(1)}), new)
 
 
@@ -495,9 +485,7 @@ def test_an_undeclared_class_is_refused_on_either_side():
     with pytest.raises(StateError, match=r"^value\[0\]: is of type [\w.]*\.Item, which cannot travel"):
         encode_any([Item()])
     data = encode_any([Item()], [Item])
-    with pytest.raises(
-        StateError, match=r"^value: Item: was written and is no part of the state any more.*types=$"
-    ):
+    with pytest.raises(StateError, match=r"^value: Item: was written and is no part of the state any more.*types=$"):
         decode_any(data)
 
 
@@ -538,10 +526,7 @@ def test_a_schema_without_bottom_is_refused():
 
 def test_another_format_is_refused_by_its_number():
     schema = Codec.of(V1).schema | {"format": 2}
-    assert (
-        Codec.of(V1).unreadable(schema)
-        == "state is written in format 2, and format 1 is read; use the same hotfd"
-    )
+    assert Codec.of(V1).unreadable(schema) == "state is written in format 2, and format 1 is read; use the same hotfd"
 
 
 def test_a_schema_with_hints_where_none_belong_is_no_crash():

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.report import Counts, Pause, Report
+from hotfd.server.collector import CollectorPause
 from hotfd.server.escrow import Newcomer
-from hotfd.server.moving import Moving, Tally, process_state, reset
+from hotfd.server.moving import BATCH, Moving, Tally, process_state, reset
 from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, check_supervision, descriptor_limit, predict
 from hotfd.server.successor import Successor
 from hotfd.transfer.touch import TouchMap
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from hotfd.server.session import Session
     from hotfd.transfer.channel import Arrival
 
-PIPELINE: Final = 2 * (_core.MAX_DESCRIPTORS - 1)
-"""Sessions that may be offered and not committed: two full offers, so that neither side waits for the
+PIPELINE: Final = 2 * BATCH
+"""Sessions that may be offered and not committed: two offers, so that neither side waits for the
 other, and few enough that a session's pause does not grow with the number of sessions."""
 
 ANSWER_LIMIT: Final = 10.0
@@ -123,7 +124,7 @@ class Cutover:
         self._successor: Successor | None = None
         self._moving: Moving | None = None
         self._touch: TouchMap | None = None
-        self._listeners_passed = False
+        self._collector = CollectorPause()
         self._framing_differs = False
         self._hello: m.Hello | None = None
         self._pause = Pause()
@@ -181,6 +182,7 @@ class Cutover:
             raise
         finally:
             self._engine.mover = None
+            self._collector.end()
             if self._moving is not None:
                 self._moving.close()
             if self._successor is not None:
@@ -288,6 +290,7 @@ class Cutover:
             on_change=self._changed.set,
         )
         self._engine.mover = self
+        self._collector.begin()
         return moving
 
     def _pass_listeners(self, *, hold: bool) -> None:
@@ -301,7 +304,6 @@ class Cutover:
             for listener, cookie in zip(listeners, _core.cookies(sockets), strict=True)
         ]
         self._engine.stop_accepting()
-        self._listeners_passed = True
         self._successor.channel.send(m.Listeners(entries, hold), [fd, *sockets], owned=[fd])
 
     async def _move_rolling(self) -> None:
@@ -315,7 +317,7 @@ class Cutover:
         while True:
             self._raise_failure()
             while moving.outstanding < PIPELINE and (pending or moving.has_ready):
-                for _ in range(min(len(pending), _core.MAX_DESCRIPTORS - 1)):
+                for _ in range(min(len(pending), BATCH)):
                     moving.want(pending.popleft())
                 if batch := moving.batch():
                     moving.offer(batch)
@@ -329,6 +331,8 @@ class Cutover:
             if loop.time() >= deadline and not pending and moving.late:
                 self._leave_behind(moving)
                 continue
+            if not pending:
+                self._collector.end()  # only laggards are left
             moving.ask_again()
             await self._progress(moving, deadline)
         if self._nothing_can_be_read(moving):

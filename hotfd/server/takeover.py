@@ -21,6 +21,7 @@ from hotfd import _core, log
 from hotfd._version import __version__
 from hotfd.errors import ChannelError, HandoffRefused, StateError
 from hotfd.report import Counts, Pause, Report
+from hotfd.server.collector import CollectorPause
 from hotfd.server.engine import cookie_of
 from hotfd.server.moving import PROCESS
 from hotfd.server.snapshot import decode_states, restore
@@ -78,6 +79,7 @@ class Takeover:
         self._spoiled: set[int] = set()
         self._touch: TouchMap | None = None
         self._newcomers = 0
+        self._collector = CollectorPause()
         self._hold = False
         self._sessions = 0
         self._pauses_ms: list[float] = []
@@ -258,6 +260,7 @@ class Takeover:
                     if bundle is not None:
                         close_all(bundle.descriptors)
             case m.Finish(probation=probation):
+                self._collector.end()
                 self._start(self._prove(probation))
             case m.Abort(code=code, detail=detail):
                 self._leave(HandoffRefused(code, detail))
@@ -286,6 +289,7 @@ class Takeover:
                 log.event(logging.INFO, "listener-dropped", listener=entry.spec)
                 sock.close()
         self._hold = message.hold
+        self._collector.begin()
         self._engine.on_newcomer = self._newcomer
         self._engine.on_ended = self._ended
         if not self._hold:
@@ -409,6 +413,7 @@ class Takeover:
         log.event(
             logging.INFO, "took-over", id=self.handoff, generation=self.generation, connections=len(self._pauses_ms)
         )
+        self._collector.end()
         if not self.done.done():
             self.done.set_result(None)
         self._channel.close()
@@ -463,6 +468,7 @@ class Takeover:
 
     def close(self) -> None:
         """Close everything of the handoff that is still open. Idempotent."""
+        self._collector.end()
         for task in self._tasks:
             task.cancel()
         self._drop_held()

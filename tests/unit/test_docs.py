@@ -291,6 +291,17 @@ def test_every_command_that_is_shown_exists(path: Path) -> None:
 
 
 @each_text
+def test_every_synopsis_and_script_has_commands_and_options_that_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = re.findall(r"^ {4}hotfd (.*)$", text, re.MULTILINE)
+    lines += [line for block in code_blocks(path, "sh") for line in re.findall(r"\bhotfd (.*)", block)]
+    for line in lines:
+        own = line.partition(" -- ")[0]
+        words = [own.split()[0], *re.findall(r"(?<![\w-])--[a-z-]+", own)]
+        assert unknown_to_hotfd(words) == [], line
+
+
+@each_text
 def test_every_make_target_and_command_in_running_text_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert {target for target in re.findall(r"`make ([a-z-]+)", text) if target not in make_targets()} == set()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hotfd.errors import HandoffRefused
-from hotfd.server.cutover import Options
+from hotfd.server.options import Options
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86400)]
 

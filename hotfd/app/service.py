@@ -22,9 +22,10 @@ from hotfd.control.endpoint import Endpoint
 from hotfd.control.runtime import RuntimeDirectory, socket_name
 from hotfd.errors import ControlError, HandoffRefused
 from hotfd.framing import Framing, Lines
-from hotfd.server.cutover import Cutover, Identity
+from hotfd.server.cutover import Cutover
 from hotfd.server.engine import Engine
 from hotfd.server.listener import parse
+from hotfd.server.options import Identity
 from hotfd.server.takeover import Takeover
 from hotfd.state import Codec, State
 from hotfd.transfer.process import inherited_channel

@@ -31,14 +31,18 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Keeper(Protocol):
-    """Who keeps the connections: what a connection tells about itself."""
+class Mover(Protocol):
+    """Who moves sessions: what he must hear of them."""
 
     def at_boundary(self, session: Session) -> None:
-        """A gated session may have come to a boundary."""
+        """A gated session may have come to a boundary, or is over."""
 
     def left_boundary(self, session: Session) -> None:
         """A fenced session is to end here, or its handler was woken by somebody else."""
+
+
+class Keeper(Mover, Protocol):
+    """Who keeps the connections: what a connection tells about itself."""
 
     def start_handler(self, connection: Connection[Any]) -> None:
         """Input has come for a connection whose handler does not run yet."""

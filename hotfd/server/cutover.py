@@ -15,89 +15,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
-from hotfd.report import Counts, Pause, Report
+from hotfd.report import Pause, Report
 from hotfd.server.collector import CollectorPause
 from hotfd.server.escrow import Newcomer
-from hotfd.server.moving import BATCH, Moving, Tally, process_state, reset
+from hotfd.server.moving import Moving
+from hotfd.server.options import ANSWER_LIMIT, Identity, Options
+from hotfd.server.outcome import Journal, Tally
 from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, check_supervision, descriptor_limit, predict
+from hotfd.server.rolling import move_rolling
 from hotfd.server.successor import Successor
+from hotfd.server.takeback import take_back
+from hotfd.server.together import move_together
 from hotfd.transfer.touch import TouchMap
 from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
 
 if TYPE_CHECKING:
-    from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
     from hotfd.transfer.channel import Arrival
 
-PIPELINE: Final = 2 * BATCH
-"""Sessions that may be offered and not committed: two offers, so that neither side waits for the
-other, and few enough that a session's pause does not grow with the number of sessions."""
-
-ANSWER_LIMIT: Final = 10.0
-"""Seconds that the new process may take to answer an offer, or to settle after its probation."""
-
-RELUCTANT_INTERVAL: Final = 0.05
-"""Seconds between two looks at sessions that cannot move before they are given what they have received."""
-
-GATE_LIMIT: Final = 0.02
-"""Seconds that all sessions are held at once while they come to rest together."""
-
-GATE_BACKOFF: Final = (0.02, 0.5)
-"""First and longest pause in seconds between two tries to close the gate; it doubles in between."""
-
-DryRun = Literal["plan", "deep"]
-
-
-@dataclass(slots=True, frozen=True)
-class Options:
-    """What an operator asks for.
-
-    Attributes:
-        deadline: seconds that the new process may take to become ready.
-        boundary_timeout: seconds that sessions may take to reach a boundary.
-        laggards: what happens to those that do not: ``keep`` them here, or ``close`` them.
-        probation: seconds after the last commit in which the new process can still fail without loss.
-        force: hand over although the service would lose its main process.
-        command: program and arguments of the new process, or None for those of this one.
-        cwd: its directory, or None for this one's.
-        dry_run: ``plan`` starts nothing, ``deep`` starts the new process and ends it when it is ready.
-    """
-
-    deadline: float = 60.0
-    boundary_timeout: float = 10.0
-    laggards: Literal["keep", "close"] = "keep"
-    probation: float = 5.0
-    force: bool = False
-    command: tuple[str, ...] | None = None
-    cwd: str | None = None
-    dry_run: DryRun | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class Identity:
-    """Who hands over.
-
-    Attributes:
-        generation: 1 for the first process of a service.
-        together: all sessions share process-wide state and move in one offer.
-        export_state: returns the process-wide state, or None.
-    """
-
-    generation: int
-    together: bool = False
-    export_state: Callable[[], Any | Awaitable[Any]] | None = None
+REVOKE_LIMIT: Final = 0.02
+"""Seconds that a roll-back waits for its revocations to be queued, before it kills a process that reads nothing."""
 
 
 class Cutover:
@@ -113,32 +58,33 @@ class Cutover:
     def __init__(
         self, engine: Engine, identity: Identity, options: Options, emit: Callable[[dict[str, Any]], None]
     ) -> None:
-        self.id = secrets.token_hex(6)
-        self._engine = engine
-        self._identity = identity
-        self._options = options
-        self._emit = emit
+        self.journal = Journal(emit, identity.generation, dry_run=options.dry_run is not None)
+        self.engine = engine
+        self.identity = identity
+        self.options = options
+        self.emit = emit
         self._machine = Sender()
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()
         self._failure: HandoffRefused | None = None
         self._successor: Successor | None = None
         self._moving: Moving | None = None
         self._touch: TouchMap | None = None
-        self._collector = CollectorPause()
+        self.collector = CollectorPause()
         self._framing_differs = False
         self._hello: m.Hello | None = None
         self._pause = Pause()
-        self._began = monotonic()
-        self._phase = "preflight"
-        self._phase_began = self._began
-        self._phases: dict[str, float] = {}
 
     # -- the straight line ---------------------------------------------------------------------------
 
     @property
+    def id(self) -> str:
+        """The handoff's id."""
+        return self.journal.id
+
+    @property
     def phase(self) -> str:
         """The phase that the handoff is in."""
-        return self._phase
+        return self.journal.phase
 
     @property
     def new_pid(self) -> int | None:
@@ -147,7 +93,7 @@ class Cutover:
 
     def cancel(self) -> None:
         """Give the handoff up if nothing has moved yet; it is then rolled back."""
-        if self._phase in {"preflight", "spawn", "ready"}:
+        if self.phase in {"preflight", "spawn", "ready"}:
             self._fail(HandoffRefused("stopping", "the server was told to stop"))
 
     async def run(self) -> Report:
@@ -157,16 +103,17 @@ class Cutover:
             the outcome. After ``completed`` and ``partial`` the listeners are closed here, and the engine
             serves what was kept; after ``refused`` and ``rolled-back`` it serves as before.
         """
-        self._emit({"event": "started", "id": self.id, "pid": os.getpid()})
+        self.journal.started()
         try:
-            if not self._options.force:
+            if not self.options.force:
                 check_supervision()
-            check_limit(self._engine)
-            if self._options.dry_run != "plan":
+            check_limit(self.engine)
+            if self.options.dry_run != "plan":
                 await self._start()
-            if self._options.dry_run is not None:
+            if self.options.dry_run is not None:
                 return await self._predicted()
-            await (self._move_together() if self._identity.together else self._move_rolling())
+            moving = self._begin_moving()
+            await (move_together(self, moving) if self.identity.together else move_rolling(self, moving))
             await self._prove()
             return self._completed()
         except HandoffRefused as refusal:
@@ -181,8 +128,8 @@ class Cutover:
                 self._successor.kill()  # this process ends; the new one must not take that for a bequest
             raise
         finally:
-            self._engine.mover = None
-            self._collector.end()
+            self.engine.mover = None
+            self.collector.end()
             if self._moving is not None:
                 self._moving.close()
             if self._successor is not None:
@@ -191,13 +138,9 @@ class Cutover:
                 self._touch.close()
 
     def _enter(self, phase: str) -> None:
-        now = monotonic()
-        self._phases[self._phase] = round((now - self._phase_began) * 1000, 3)
-        self._phase, self._phase_began = phase, now
-        self._emit({"event": "phase", "phase": phase, "new_pid": self.new_pid})
-        log.event(logging.INFO, "handoff-phase", id=self.id, phase=phase, new_pid=self.new_pid)
+        self.journal.enter(phase, self.new_pid)
 
-    async def _until(self, condition: Callable[[], bool], deadline: float, late: HandoffRefused) -> None:
+    async def until(self, condition: Callable[[], bool], deadline: float, late: HandoffRefused) -> None:
         """Wait until a condition holds.
 
         Raises:
@@ -208,14 +151,14 @@ class Cutover:
                 while not condition():
                     if self._failure is not None:
                         raise self._failure
-                    self._changed.clear()
-                    await self._changed.wait()
+                    self.changed.clear()
+                    await self.changed.wait()
         except TimeoutError:
-            self._catch_up()
+            self.catch_up()
             if not condition():
                 raise late from None
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Read what has come already: a process that was itself held up finds the deadline over, and the answer."""
         if self._successor is not None:
             self._successor.channel.drain()
@@ -225,17 +168,17 @@ class Cutover:
     async def _start(self) -> None:
         """Spawn the new process and wait until it is ready; nobody notices any of it."""
         self._enter("spawn")
-        options = self._options
+        options = self.options
         deadline = asyncio.get_running_loop().time() + options.deadline
         successor = self._successor = Successor(self._on_message, self._fail)
         setup = m.Setup(
             protocol=m.PROTOCOL,
             handoff=self.id,
-            generation=self._identity.generation + 1,
+            generation=self.identity.generation + 1,
             pid=os.getpid(),
-            schema=self._engine.codec.schema,
-            process_schema=self._identity.together,
-            framings={spec: self._engine.framing.spec() for spec in self._engine.listeners},
+            schema=self.engine.codec.schema,
+            process_schema=self.identity.together,
+            framings={spec: self.engine.framing.spec() for spec in self.engine.listeners},
         )
         try:
             successor.channel.send(setup)
@@ -246,10 +189,10 @@ class Cutover:
             "new-hung",
             f"the new process did not become ready within {options.deadline:g} s; see its log, or raise --deadline",
         )
-        await self._until(lambda: self._hello is not None, deadline, late)
+        await self.until(lambda: self._hello is not None, deadline, late)
         self._check_hello()
         self._enter("ready")
-        await self._until(lambda: self._machine.phase is Phase.MOVING, deadline, late)
+        await self.until(lambda: self._machine.phase is Phase.MOVING, deadline, late)
 
     def _check_hello(self) -> None:
         hello = self._hello
@@ -262,19 +205,18 @@ class Cutover:
             )
         if hello.unreadable is not None:
             raise HandoffRefused("state-version", hello.unreadable)
-        needed = hello.descriptors_open + self._engine.connections + len(self._engine.listeners)
+        needed = hello.descriptors_open + self.engine.connections + len(self.engine.listeners)
         if needed + DESCRIPTOR_RESERVE > hello.descriptor_limit:
             raise descriptor_limit(needed + DESCRIPTOR_RESERVE, hello.descriptor_limit, "the new process")
-        mine = self._engine.framing.spec()
+        mine = self.engine.framing.spec()
         self._framing_differs = any(spec != mine for spec in hello.framings.values())
 
     async def _predicted(self) -> Report:
-        prediction = predict(self._engine, together=self._identity.together)
+        prediction = predict(self.engine, together=self.identity.together)
         new_pid = self.new_pid
         if self._successor is not None:
             await self._successor.end(at_once=False, code="dry-run", detail="the dry run is over")
-        report = self._report("partial" if prediction.sessions["kept"] else "completed", None)
-        return self._filled(report, prediction, new_pid)
+        return self.journal.close(_outcome(prediction), prediction, new_pid=new_pid, reason=None)
 
     # -- moving --------------------------------------------------------------------------------------
 
@@ -282,168 +224,31 @@ class Cutover:
         self._enter("move")
         assert self._successor is not None
         moving = self._moving = Moving(
-            self._engine,
+            self.engine,
             self._machine,
             self._successor.channel,
-            hold_commits=self._identity.together,
+            hold_commits=self.identity.together,
             same_framing=not self._framing_differs,
-            on_change=self._changed.set,
+            on_change=self.changed.set,
         )
-        self._engine.mover = self
-        self._collector.begin()
+        self.engine.mover = self
+        self.collector.begin()
         return moving
 
-    def _pass_listeners(self, *, hold: bool) -> None:
+    def pass_listeners(self, *, hold: bool) -> None:
         """Give the new process the listening sockets; from here on it accepts, and not this one."""
         assert self._successor is not None
         self._touch, fd = TouchMap.create()
-        listeners = list(self._engine.listeners.values())
+        listeners = list(self.engine.listeners.values())
         sockets = [listener.sock.fileno() for listener in listeners]
         entries = [
             m.ListenerEntry(listener.spec, cookie)
             for listener, cookie in zip(listeners, _core.cookies(sockets), strict=True)
         ]
-        self._engine.stop_accepting()
+        self.engine.stop_accepting()
         self._successor.channel.send(m.Listeners(entries, hold), [fd, *sockets], owned=[fd])
 
-    async def _move_rolling(self) -> None:
-        """Move sessions one by one, each at its own boundary."""
-        moving = self._begin_moving()
-        self._pass_listeners(hold=False)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._options.boundary_timeout
-        pending = deque(self._engine.sessions.values())
-        total = len(pending)
-        while True:
-            self._raise_failure()
-            while moving.outstanding < PIPELINE and (pending or moving.has_ready):
-                for _ in range(min(len(pending), BATCH)):
-                    moving.want(pending.popleft())
-                if batch := moving.batch():
-                    moving.offer(batch)
-                    await asyncio.sleep(0)  # the other clients' turn
-                    self._raise_failure()
-            self._emit({"event": "progress", "moved": moving.tally.sessions["moved"], "total": total})
-            if not pending and not moving.waiting and not moving.outstanding:
-                break
-            if self._nothing_can_be_read(moving):
-                raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)  # type: ignore[union-attr]
-            if loop.time() >= deadline and not pending and moving.late:
-                self._leave_behind(moving)
-                continue
-            if not pending:
-                self._collector.end()  # only laggards are left
-            moving.ask_again()
-            await self._progress(moving, deadline)
-        if self._nothing_can_be_read(moving):
-            raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)  # type: ignore[union-attr]
-
-    async def _progress(self, moving: Moving, deadline: float) -> None:
-        """Wait until something happened, the boundary timeout is over, or an answer is overdue."""
-        loop = asyncio.get_running_loop()
-        oldest = moving.oldest_offer
-        answer_by = oldest + ANSWER_LIMIT if oldest is not None else float("inf")
-        wake = min(answer_by, deadline if moving.late else float("inf"))
-        if moving.reluctant:
-            wake = min(wake, loop.time() + RELUCTANT_INTERVAL)
-        self._changed.clear()
-        try:
-            async with asyncio.timeout_at(None if wake == float("inf") else wake):
-                await self._changed.wait()
-        except TimeoutError:
-            self._catch_up()
-            if loop.time() >= answer_by and moving.oldest_offer == oldest:
-                raise HandoffRefused(
-                    "new-hung", f"the new process did not answer an offer within {ANSWER_LIMIT:g} s"
-                ) from None
-
-    def _nothing_can_be_read(self, moving: Moving) -> bool:
-        """Everything so far was refused: it is the new version that is bad, not a session."""
-        return moving.first_refusal is not None and not moving.committed and not moving.outstanding
-
-    def _leave_behind(self, moving: Moving) -> None:
-        """The boundary timeout is over: keep the laggards here, or close them."""
-        for session, (code, detail) in moving.give_up_waiting():
-            if self._options.laggards == "close":
-                count = len(session.connections)
-                for connection in list(session.connections):
-                    connection.close()
-                    if connection._task is not None:
-                        connection._task.cancel()
-                moving.tally.count("closed", count, code)
-            else:
-                moving.tally.count("kept", len(session.connections), code)
-                moving.kept[session.id] = (code, detail)
-            log.event(
-                logging.WARNING, "laggard", session=session.id, code=code, reason=detail, policy=self._options.laggards
-            )
-
-    async def _move_together(self) -> None:
-        """Move everything in one offer: sessions that share process-wide state."""
-        moving = self._begin_moving()
-        sessions = await self._close_the_gate(moving)
-        try:
-            process = None
-            if self._identity.export_state is not None:
-                value = self._identity.export_state()
-                process = process_state(await value if isinstance(value, Awaitable) else value)
-        except BaseException:
-            for session in sessions:
-                moving.reopen(session)
-            raise
-        self._pass_listeners(hold=True)
-        moving.offer(sessions, process if process is not None else process_state(None))
-        if moving.tally.sessions["kept"]:
-            raise HandoffRefused("state-encode", "a session's state cannot travel, and all must move together")
-        loop = asyncio.get_running_loop()
-        late = HandoffRefused("new-hung", "the new process did not take the sessions over in time")
-        await self._until(
-            lambda: moving.first_refusal is not None or moving.all_unwound,
-            loop.time() + max(ANSWER_LIMIT, self._options.deadline),
-            late,
-        )
-        if moving.first_refusal is not None:
-            raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)
-        self._raise_failure()
-        total = len(sessions)
-        moving.commit_all()
-        self._emit({"event": "progress", "moved": total, "total": total})
-
-    async def _close_the_gate(self, moving: Moving) -> list[Session]:
-        """Bring all sessions to their boundaries at once, holding them for no longer than ``GATE_LIMIT``.
-
-        Raises:
-            HandoffRefused: some did not come within the boundary timeout.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._options.boundary_timeout
-        backoff = GATE_BACKOFF[0]
-        while True:
-            self._engine.stop_accepting()
-            for session in list(self._engine.sessions.values()):
-                moving.want(session)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(GATE_LIMIT):
-                    while moving.gating:
-                        self._raise_failure()
-                        self._changed.clear()
-                        await self._changed.wait()
-            if not moving.gating and (sessions := moving.take_all_ready()) is not None:
-                return sessions
-            busy = moving.give_up_waiting()
-            moving.reopen_all()
-            self._engine.start_accepting()
-            if loop.time() >= deadline:
-                what = ", ".join(f"{session.id} ({code})" for session, (code, _) in busy[:3]) or "never all at once"
-                raise HandoffRefused(
-                    "no-boundary",
-                    f"the sessions did not come to rest together within {self._options.boundary_timeout:g} s: {what}; "
-                    "raise --boundary-timeout or hand over when it is quieter",
-                )
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, GATE_BACKOFF[1])
-
-    # -- what sessions tell (the mover's half of Keeper) --------------------------------------------
+    # -- what sessions tell (Mover) --------------------------------------------------------------------
 
     def at_boundary(self, session: Session) -> None:
         """A gated session may be at its boundary."""
@@ -454,15 +259,6 @@ class Cutover:
         """An offered session wants to end here."""
         if self._moving is not None:
             self._moving.left_boundary(session)
-
-    def start_handler(self, connection: Connection[Any]) -> None:
-        """Is the engine's; a mover starts no handler."""
-
-    def connection_ending(self, connection: Connection[Any]) -> None:
-        """Is the engine's; a mover hears of it as :meth:`at_boundary`."""
-
-    def connection_closed(self, connection: Connection[Any]) -> None:
-        """Is the engine's."""
 
     # -- what the new process says ---------------------------------------------------------------------
 
@@ -475,7 +271,7 @@ class Cutover:
             self._fail(HandoffRefused("protocol", f"the new process broke the handoff protocol: {error}"))
         finally:
             arrival.close()
-            self._changed.set()
+            self.changed.set()
 
     def _dispatch(self, arrival: Arrival, ids: list[int]) -> None:
         moving, message = self._moving, arrival.message
@@ -502,9 +298,10 @@ class Cutover:
         """Note the first thing that went wrong; whoever waits will raise it."""
         if self._failure is None and self._machine.phase is not Phase.SETTLED:
             self._failure = failure
-        self._changed.set()
+        self.changed.set()
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
+        """Raise what has gone wrong with the new process, if anything has."""
         if self._failure is not None:
             raise self._failure
 
@@ -514,40 +311,33 @@ class Cutover:
         """Let the new process prove itself while the escrow is kept."""
         self._enter("probation")
         assert self._successor is not None
-        self._successor.channel.send(self._machine.finish(self._options.probation))
+        self._successor.channel.send(self._machine.finish(self.options.probation))
         late = HandoffRefused("new-hung", "the new process did not settle after its probation")
-        deadline = asyncio.get_running_loop().time() + self._options.probation + ANSWER_LIMIT
-        await self._until(lambda: self._machine.phase is Phase.SETTLED, deadline, late)
+        deadline = asyncio.get_running_loop().time() + self.options.probation + ANSWER_LIMIT
+        await self.until(lambda: self._machine.phase is Phase.SETTLED, deadline, late)
 
     def _completed(self) -> Report:
         assert self._moving is not None
-        self._engine.close_listeners(unlink=False)
+        self.engine.close_listeners(unlink=False)
         tally = self._moving.tally
-        outcome: Literal["partial", "completed"] = (
-            "partial" if tally.sessions["kept"] or tally.sessions["closed"] else "completed"
-        )
-        report = self._filled(self._report(outcome, None), tally, self.new_pid)
-        self._log(report)
-        return report
+        return self.journal.close(_outcome(tally), tally, new_pid=self.new_pid, reason=None, pause=self._pause)
 
     async def _roll_back(self, refusal: HandoffRefused) -> Report:
         """Undo everything: the old process serves on, and the operator gets the reason."""
         started, new_pid = self._successor is not None, self.new_pid
-        if started:
-            await self._end_successor(refusal)
-        if self._moving is not None:
-            self._take_back(self._moving)
-        if not self._engine.stopping:
-            self._engine.start_accepting()
-        report = self._report("rolled-back" if started else "refused", f"{refusal.code}: {refusal.detail}")
-        if self._moving is not None:
-            tally = self._moving.tally
-            for counter in (tally.sessions, tally.connections):
-                counter["moved"] = counter["kept"] = 0  # nothing moves, and what stays is no exception
-            self._filled(report, tally, new_pid)
-        report.new_pid = new_pid
-        self._log(report)
-        return report
+        tally = self._moving.tally if self._moving is not None else Tally()
+        try:
+            if started:
+                await self._end_successor(refusal)
+            if self._moving is not None:
+                self._take_back(self._moving)
+        finally:
+            if not self.engine.stopping:
+                self.engine.start_accepting()
+        for counter in (tally.sessions, tally.connections):
+            counter["moved"] = counter["kept"] = 0  # nothing has moved, and what stays is no exception
+        reason = f"{refusal.code}: {refusal.detail}"
+        return self.journal.close("rolled-back" if started else "refused", tally, new_pid=new_pid, reason=reason)
 
     async def _end_successor(self, refusal: HandoffRefused) -> None:
         """End the new process. What is open goes on at once if the revocation can be queued."""
@@ -556,83 +346,19 @@ class Cutover:
         task = self._moving.revoke_all() if self._moving is not None and not self._successor.dead else None
         if task is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(GATE_LIMIT):
+                async with asyncio.timeout(REVOKE_LIMIT):
                     await asyncio.shield(task)
         await self._successor.end(at_once=committed or task is not None, code=refusal.code, detail=refusal.detail)
         if task is not None:
             await task  # certain death has emptied the channel, so this ends
 
     def _take_back(self, moving: Moving) -> None:
-        """Serve again what nobody else serves, and end what cannot be served."""
         moving.reopen_all()
-        touch = self._touch
-        assert self._successor is not None
-        if not self._successor.dead:
+        if self._successor is not None and not self._successor.dead:
             log.event(logging.CRITICAL, "take-back-impossible", id=self.id, pid=self.new_pid)
             return
-        lost_one = self._identity.together and touch is not None and self._anything_touched(moving, touch)
-        result = self._machine.take_back(lambda id: lost_one or touch is None or touch.touched(id))
-        moving.resume_uncommitted()
-        read = self._engine.codec.reader(self._engine.codec.schema)
-        for id in result.restore:
-            moving.restore_committed(id, read)
-        for id in result.lost:
-            moving.close_committed(id)
-        for newcomer in moving.escrow.take_newcomers():
-            self._take_newcomer(moving, newcomer, lost=lost_one or touch is None or touch.touched(newcomer.slot))
+        take_back(self.engine, self._machine, moving, self._touch, one_unit=self.identity.together)
 
-    def _anything_touched(self, moving: Moving, touch: TouchMap) -> bool:
-        return any(touch.touched(id) for id in self._machine.sessions) or any(
-            touch.touched(newcomer.slot) for newcomer in moving.escrow.newcomers
-        )
 
-    def _take_newcomer(self, moving: Moving, newcomer: Newcomer, *, lost: bool) -> None:
-        """A connection that the new process had accepted: fresh, unless it was touched."""
-        if lost:
-            reset(newcomer.fd)
-            moving.tally.count("closed", 1, "lost-in-new-process")
-            return
-        self._engine.welcome_descriptor(newcomer.listener, newcomer.fd)
-        moving.tally.count("returned", 1)
-
-    # -- the report ------------------------------------------------------------------------------------
-
-    def _report(self, outcome: Literal["completed", "partial", "rolled-back", "refused"], reason: str | None) -> Report:
-        now = monotonic()
-        self._phases[self._phase] = round((now - self._phase_began) * 1000, 3)
-        return Report(
-            outcome=outcome,
-            id=self.id,
-            old_pid=os.getpid(),
-            reason=reason,
-            generation=self._identity.generation + (outcome in {"completed", "partial"}),
-            pause_ms=self._pause,
-            elapsed_ms=round((now - self._began) * 1000, 3),
-            phases_ms=self._phases,
-            dry_run=self._options.dry_run is not None,
-        )
-
-    def _filled(self, report: Report, tally: Tally, new_pid: int | None) -> Report:
-        report.new_pid = new_pid
-        report.sessions = Counts(**{fate: tally.sessions[fate] for fate in ("moved", "kept", "returned", "closed")})
-        report.connections = Counts(**{f: tally.connections[f] for f in ("moved", "kept", "returned", "closed")})
-        report.reasons = dict(tally.reasons)
-        return report
-
-    def _log(self, report: Report) -> None:
-        level = logging.INFO if report.exit_status == 0 else logging.WARNING
-        log.event(
-            level,
-            "handoff",
-            id=self.id,
-            outcome=report.outcome,
-            reason=report.reason or "-",
-            new_pid=report.new_pid,
-            **{
-                f"connections_{name}": getattr(report.connections, name)
-                for name in ("moved", "kept", "returned", "closed")
-            },
-            reasons=",".join(f"{code}:{count}" for code, count in sorted(report.reasons.items())) or "-",
-            pause_max_ms=report.pause_ms.max,
-            elapsed_ms=report.elapsed_ms,
-        )
+def _outcome(tally: Tally) -> Literal["completed", "partial"]:
+    return "partial" if tally.sessions["kept"] or tally.sessions["closed"] else "completed"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import _core
 from hotfd.server import tasks
-from hotfd.server.connection import Connection, Keeper
+from hotfd.server.connection import Connection, Mover
 from hotfd.server.listener import Listener
 from hotfd.server.session import Session
 from hotfd.server.stream import Life
@@ -50,7 +50,7 @@ class Engine:
         self.codec = codec
         self.listeners: dict[str, Listener] = {}
         self.sessions: dict[str, Session] = {}
-        self.mover: Keeper | None = None
+        self.mover: Mover | None = None
         self.on_newcomer: Callable[[Connection[Any]], Callable[[], None] | None] | None = None
         self.stopping = False
         self.on_ended: Callable[[int], None] | None = None
@@ -177,6 +177,13 @@ class Engine:
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
             self._check_idle()
+
+    def end(self, session: Session) -> None:
+        """End a session's connections, whatever their handlers do."""
+        for connection in list(session.connections):
+            connection.close()
+            if connection._task is not None:
+                connection._task.cancel()
 
     # -- what connections tell (Keeper) ----------------------------------------------------------------
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import _core, log
 from hotfd.errors import HandoffRefused, StateError
 from hotfd.server.escrow import Escrow
+from hotfd.server.outcome import Tally
 from hotfd.server.snapshot import capture, renew, restore
 from hotfd.state import encode_any
 from hotfd.transfer.offer import Bundle, pack
@@ -61,22 +62,6 @@ class Item:
     timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of sessions and connections, by fate."""
-
-    sessions: Counter[str] = field(default_factory=Counter)
-    connections: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def count(self, fate: str, connections: int, reason: str | None = None) -> None:
-        """Count one session of so many connections."""
-        self.sessions[fate] += 1
-        self.connections[fate] += connections
-        if reason is not None:
-            self.reasons[reason] += 1
-
-
 class Moving:
     """The book of one handoff.
 
@@ -103,7 +88,6 @@ class Moving:
         self.engine = engine
         self.escrow = Escrow()
         self.tally = Tally()
-        self.kept: dict[str, tuple[str, str]] = {}
         self.first_refusal: m.Refusal | None = None
         self.committed = 0
         self._machine = machine
@@ -298,7 +282,6 @@ class Moving:
             raise HandoffRefused("new-hung", str(error)) from error
 
     def _keep(self, session: Session, code: str, detail: str) -> None:
-        self.kept[session.id] = (code, detail)
         self.tally.count("kept", len(session.connections), code)
         log.event(logging.WARNING, "session-kept", session=session.id, code=code, reason=detail)
 

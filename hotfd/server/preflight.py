@@ -7,7 +7,7 @@ import resource
 from typing import TYPE_CHECKING, Final
 
 from hotfd.errors import HandoffRefused, StateError
-from hotfd.server.moving import Tally
+from hotfd.server.outcome import Tally
 
 if TYPE_CHECKING:
     from hotfd.server.engine import Engine

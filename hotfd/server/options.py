@@ -1,0 +1,52 @@
+"""What an operator asks of a handoff, and who hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+ANSWER_LIMIT: Final = 10.0
+"""Seconds that the new process may take to answer an offer, or to settle after its probation."""
+
+DryRun = Literal["plan", "deep"]
+
+
+@dataclass(slots=True, frozen=True)
+class Options:
+    """What an operator asks for.
+
+    Attributes:
+        deadline: seconds that the new process may take to become ready.
+        boundary_timeout: seconds that sessions may take to reach a boundary.
+        laggards: what happens to those that do not: ``keep`` them here, or ``close`` them.
+        probation: seconds after the last commit in which the new process can still fail without loss.
+        force: hand over although the service would lose its main process.
+        command: program and arguments of the new process, or None for those of this one.
+        cwd: its directory, or None for this one's.
+        dry_run: ``plan`` starts nothing, ``deep`` starts the new process and ends it when it is ready.
+    """
+
+    deadline: float = 60.0
+    boundary_timeout: float = 10.0
+    laggards: Literal["keep", "close"] = "keep"
+    probation: float = 5.0
+    force: bool = False
+    command: tuple[str, ...] | None = None
+    cwd: str | None = None
+    dry_run: DryRun | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Identity:
+    """Who hands over.
+
+    Attributes:
+        generation: 1 for the first process of a service.
+        together: all sessions share process-wide state and move in one offer.
+        export_state: returns the process-wide state, or None.
+    """
+
+    generation: int
+    together: bool = False
+    export_state: Callable[[], Any | Awaitable[Any]] | None = None

@@ -1,0 +1,112 @@
+"""What a handoff did: counted while it runs, told as progress, logged, and reported at its end (G9)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from hotfd import log
+from hotfd.report import Counts, Outcome, Pause, Report
+
+FATES = ("moved", "kept", "returned", "closed")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of sessions and connections, by fate."""
+
+    sessions: Counter[str] = field(default_factory=Counter)
+    connections: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def count(self, fate: str, connections: int, reason: str | None = None) -> None:
+        """Count one session of so many connections."""
+        self.sessions[fate] += 1
+        self.connections[fate] += connections
+        if reason is not None:
+            self.reasons[reason] += 1
+
+    def counts(self) -> tuple[Counts, Counts]:
+        """Return the counts of connections and of sessions."""
+        return tuple(Counts(**{fate: c[fate] for fate in FATES}) for c in (self.connections, self.sessions))  # type: ignore[return-value]
+
+
+class Journal:
+    """The timeline of one handoff.
+
+    Args:
+        emit: called with progress events, plain dictionaries.
+        generation: the generation that hands over.
+        dry_run: whether nothing is to move.
+    """
+
+    def __init__(self, emit: Callable[[dict[str, Any]], None], generation: int, *, dry_run: bool) -> None:
+        self.id = secrets.token_hex(6)
+        self.phase = "preflight"
+        self._emit = emit
+        self._generation = generation
+        self._dry_run = dry_run
+        self._began = self._phase_began = monotonic()
+        self._phases: dict[str, float] = {}
+
+    def started(self) -> None:
+        """The handoff begins."""
+        self._emit({"event": "started", "id": self.id, "pid": os.getpid()})
+
+    def enter(self, phase: str, new_pid: int | None) -> None:
+        """A phase begins, and with it ends the one before."""
+        self._end_phase()
+        self.phase = phase
+        self._emit({"event": "phase", "phase": phase, "new_pid": new_pid})
+        log.event(logging.INFO, "handoff-phase", id=self.id, phase=phase, new_pid=new_pid)
+
+    def _end_phase(self) -> None:
+        now = monotonic()
+        self._phases[self.phase] = round((now - self._phase_began) * 1000, 3)
+        self._phase_began = now
+
+    def close(
+        self, outcome: Outcome, tally: Tally, *, new_pid: int | None, reason: str | None, pause: Pause | None = None
+    ) -> Report:
+        """The handoff is over: log it and return its report."""
+        self._end_phase()
+        connections, sessions = tally.counts()
+        report = Report(
+            outcome=outcome,
+            id=self.id,
+            old_pid=os.getpid(),
+            reason=reason,
+            new_pid=new_pid,
+            generation=self._generation + (outcome in {"completed", "partial"} and not self._dry_run),
+            connections=connections,
+            sessions=sessions,
+            reasons=dict(tally.reasons),
+            pause_ms=pause or Pause(),
+            elapsed_ms=round((monotonic() - self._began) * 1000, 3),
+            phases_ms=self._phases,
+            dry_run=self._dry_run,
+        )
+        if not self._dry_run:
+            _log(report)
+        return report
+
+
+def _log(report: Report) -> None:
+    log.event(
+        logging.INFO if report.exit_status == 0 else logging.WARNING,
+        "handoff",
+        id=report.id,
+        outcome=report.outcome,
+        reason=report.reason or "-",
+        new_pid=report.new_pid,
+        **{f"connections_{fate}": getattr(report.connections, fate) for fate in FATES},
+        reasons=",".join(f"{code}:{count}" for code, count in sorted(report.reasons.items())) or "-",
+        pause_max_ms=report.pause_ms.max,
+        elapsed_ms=report.elapsed_ms,
+    )

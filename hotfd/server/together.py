@@ -1,0 +1,96 @@
+"""Together: the sessions share process-wide state, and everything moves in one offer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from hotfd.errors import HandoffRefused
+from hotfd.server.moving import Moving, process_state
+from hotfd.server.options import ANSWER_LIMIT
+
+if TYPE_CHECKING:
+    from hotfd.server.cutover import Cutover
+    from hotfd.server.session import Session
+
+GATE_LIMIT: Final = 0.02
+"""Seconds that all sessions are held at once while they come to rest together."""
+
+GATE_BACKOFF: Final = (0.02, 0.5)
+"""First and longest pause in seconds between two tries to close the gate; it doubles in between."""
+
+
+async def move_together(cutover: Cutover, moving: Moving) -> None:
+    """Move all sessions and the process-wide state at one moment.
+
+    Args:
+        cutover: the handoff; its new process is ready.
+        moving: its book, which holds commits back.
+
+    Raises:
+        HandoffRefused: the gate did not close, something cannot travel, or the new process failed.
+    """
+    sessions = await _close_the_gate(cutover, moving)
+    try:
+        process = await _exported(cutover)
+    except BaseException:
+        for session in sessions:
+            moving.reopen(session)
+        raise
+    cutover.pass_listeners(hold=True)
+    moving.offer(sessions, process)
+    if moving.tally.sessions["kept"]:
+        raise HandoffRefused("state-encode", "a session's state cannot travel, and all must move together")
+    await cutover.until(
+        lambda: moving.first_refusal is not None or moving.all_unwound,
+        asyncio.get_running_loop().time() + max(ANSWER_LIMIT, cutover.options.deadline),
+        HandoffRefused("new-hung", "the new process did not take the sessions over in time"),
+    )
+    if moving.first_refusal is not None:
+        raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)
+    cutover.raise_failure()
+    moving.commit_all()
+    cutover.emit({"event": "progress", "moved": len(sessions), "total": len(sessions)})
+
+
+async def _exported(cutover: Cutover) -> bytes:
+    export = cutover.identity.export_state
+    value = export() if export is not None else None
+    return process_state(await value if isinstance(value, Awaitable) else value)
+
+
+async def _close_the_gate(cutover: Cutover, moving: Moving) -> list[Session]:
+    """Bring all sessions to their boundaries at once, holding them for no longer than ``GATE_LIMIT``.
+
+    Raises:
+        HandoffRefused: some did not come within the boundary timeout.
+    """
+    engine, loop = cutover.engine, asyncio.get_running_loop()
+    deadline = loop.time() + cutover.options.boundary_timeout
+    backoff = GATE_BACKOFF[0]
+    while True:
+        engine.stop_accepting()
+        for session in list(engine.sessions.values()):
+            moving.want(session)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATE_LIMIT):
+                while moving.late:
+                    cutover.raise_failure()
+                    cutover.changed.clear()
+                    await cutover.changed.wait()
+        if not moving.late and (sessions := moving.take_all_ready()) is not None:
+            return sessions
+        busy = moving.give_up_waiting()
+        moving.reopen_all()
+        engine.start_accepting()
+        if loop.time() >= deadline:
+            what = ", ".join(f"{session.id} ({code})" for session, (code, _) in busy[:3]) or "never all at once"
+            raise HandoffRefused(
+                "no-boundary",
+                f"the sessions did not come to rest together within {cutover.options.boundary_timeout:g} s: {what}; "
+                "raise --boundary-timeout or hand over when it is quieter",
+            )
+        await asyncio.sleep(backoff)
+        backoff = min(backoff * 2, GATE_BACKOFF[1])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hotfd.server.moving import BATCH
 from tests.integration import harness
 
 # A process of this program dies at a point that the test names, and that only its own environment can set.
@@ -151,8 +152,8 @@ async def test_the_old_process_is_killed_and_what_it_had_offered_is_served_by_th
     report, told = await crash(tmp_path, point)
     # What was never offered dies with the old process: the kernel resets it. Nothing else is lost, and
     # nobody gets a wrong answer.
-    offered = {"OfferPart:after@1": 252, "OfferPart:after@2": 504, "Commit:before@1": 252, "Commit:after@1": 252}
-    offered |= {"Commit:after@2": 504, "Finish:before": CLIENTS, "Finish:after": CLIENTS}
+    offered = {"OfferPart:after@1": BATCH, "OfferPart:after@2": 2 * BATCH, "Commit:before@1": BATCH}
+    offered |= {"Commit:after@1": BATCH, "Commit:after@2": BATCH, "Finish:before": CLIENTS, "Finish:after": CLIENTS}
     least = offered.get(point.removeprefix("old:"), 0)
     assert set(told) <= {"served", "gone"}
     assert told.count("served") >= least

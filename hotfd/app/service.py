@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import resource
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 Hook = Callable[[], Any]
+
+MAX_LISTENERS = 200
+"""Addresses of a server: their sockets and names fit one packet of the handoff channel."""
 
 REPORTS = 16
 """Reports of past handoffs that a process remembers, for a client that lost the answer."""
@@ -77,7 +81,8 @@ class Server(Generic[S]):
             exception makes the old one go on. May be a coroutine function.
         export_state: with ``together``: returns the process-wide state, made of plain values. May be a
             coroutine function.
-        import_state: with ``together``: takes in the new process what ``export_state`` returned.
+        import_state: with ``together``: takes in the new process what ``export_state`` returned. A plain
+            function.
         control: whether to open a control socket, without which nobody can ask for a handoff.
 
     Raises:
@@ -111,6 +116,10 @@ class Server(Generic[S]):
             raise ValueError('process-wide state needs cutover="together": in rolling there are two truths at once')
         if (export_state is None) != (import_state is None):
             raise ValueError("export_state and import_state need each other")
+        if inspect.iscoroutinefunction(import_state):
+            raise ValueError("import_state must be a plain function: nothing else happens while it works")
+        if len(self._specs) > MAX_LISTENERS:
+            raise ValueError(f"{len(self._specs)} addresses; at most {MAX_LISTENERS} can be handed over")
         self.name = name or getattr(handler, "__name__", "server")
         self._handler = handler
         self._framing = framing if framing is not None else Lines()
@@ -264,14 +273,17 @@ class Server(Generic[S]):
             self._over.set()
 
     async def _close(self) -> None:
+        if self._cutover is not None:  # the program ends in the middle of a handoff: first that ends, in order
+            self.stop()
+            await self._over.wait()
         if self._endpoint is not None:
             await self._endpoint.aclose()
-        if self._takeover is not None:
-            if not self._takeover.done.done():
-                self._takeover.done.cancel()
-            self._takeover.close()
+        if self._takeover is not None and not self._takeover.done.done():
+            self._takeover.leave()
         if self._engine is not None:
             await self._engine.stop()
+        if self._takeover is not None:
+            self._takeover.close()
         if self._directory is not None:
             self._directory.close()
 
@@ -367,8 +379,11 @@ class Server(Generic[S]):
         self._cutover = cutover
         try:
             report = await cutover.run()
-        finally:
+        except BaseException:
             self._cutover = None
+            self._over.set()  # cancelled: the program ends
+            raise
+        self._cutover = None
         self._reports[report.id] = report
         while len(self._reports) > REPORTS:
             del self._reports[next(iter(self._reports))]

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hotfd import log
-from hotfd.errors import ConnectionMoved, FramingError, HandedOff
+from hotfd.errors import ConnectionClosed, ConnectionMoved, FramingError, HandedOff
 from hotfd.server.stream import Life, Stream
 from hotfd.server.tasks import Scope
 
@@ -182,7 +182,7 @@ class Connection(Generic[S]):
         stream = self._stream
         while True:
             self._check_owner()
-            if not self._gated:
+            if not self._gated or stream.life is not Life.OPEN:
                 if stream.frame_at_hand:
                     self._touch()
                     return stream.take()
@@ -360,9 +360,11 @@ class Connection(Generic[S]):
     def _start(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
         """Run the handler in a scope of its own."""
         self._scope = Scope(self._maybe_boundary)
-        self._task = self._scope.run(self._handle(handler), f"{self.id}-handler")
+        task = self._scope.run(self._handle(handler), f"{self.id}-handler")
+        self._task = self._task or task
 
     async def _handle(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
+        self._task = asyncio.current_task()  # here and not in _start: an eager task runs before that returns
         try:
             await handler(self)
         except HandedOff:
@@ -370,15 +372,17 @@ class Connection(Generic[S]):
         except asyncio.CancelledError:
             if not self.handed_off:
                 log.event(logging.DEBUG, "handler-cancelled", connection=self.id)
-        except (ConnectionError, FramingError, ConnectionMoved) as error:
-            level = logging.WARNING if isinstance(error, FramingError) else logging.INFO
-            log.event(level, "connection-ended", connection=self.id, reason=str(error))
+        except (ConnectionClosed, ConnectionMoved) as error:
+            log.event(logging.INFO, "connection-ended", connection=self.id, reason=str(error))
         except BaseExceptionGroup as group:
             rest = group.split(HandedOff)[1]
             if rest is not None:
                 log.event(logging.ERROR, "handler-failed", exc_info=rest, connection=self.id)
         except Exception as error:  # noqa: BLE001 - a handler's fault ends its own connection only
-            log.event(logging.ERROR, "handler-failed", exc_info=error, connection=self.id)
+            if error is self._stream.error:  # the peer's fault, and told as such
+                log.event(logging.WARNING, "connection-ended", connection=self.id, reason=str(error))
+            else:
+                log.event(logging.ERROR, "handler-failed", exc_info=error, connection=self.id)
         finally:
             self._stop_helpers()
             self._leave_scope()
@@ -417,7 +421,7 @@ class Connection(Generic[S]):
         return task is not None and task.done() and not (task.cancelled() and self._helpers_stopped)
 
     def _maybe_boundary(self) -> None:
-        if self._gated and not self.handed_off:
+        if (self._gated or self._session.stale) and not self.handed_off:
             self._keeper.at_boundary(self._session)
 
     def _gate(self, closed: bool) -> None:
@@ -482,12 +486,11 @@ class Connection(Generic[S]):
         """Stand at the boundary until something may have changed."""
         if self._waiter is not None:
             raise RuntimeError("another task of this handler waits for the next frame already")
-        self._stream.flush()
         self._waiter = asyncio.get_running_loop().create_future()
         self._parked = asyncio.current_task() is self._task
-        if self._gated:
-            self._maybe_boundary()
         try:
+            self._stream.flush()  # may find the connection lost, which wakes the waiter
+            self._maybe_boundary()
             await self._waiter
         finally:
             self._waiter = None
@@ -535,7 +538,7 @@ class Merge:
         connection, stream = self._connection, self._connection._stream
         while True:
             connection._check_owner()
-            if not connection._gated:
+            if not connection._gated or stream.life is not Life.OPEN:
                 self._collect()
                 frame = stream.frame_at_hand
                 if connection._items and not (frame and self._item_was_last):

@@ -124,8 +124,10 @@ class Cutover:
             log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)
             return await self._roll_back(HandoffRefused("internal", f"{type(error).__name__}; see the log"))
         except asyncio.CancelledError:
-            if self._successor is not None and self._machine.phase is not Phase.SETTLED:
-                self._successor.kill()  # this process ends; the new one must not take that for a bequest
+            # This process ends. A new one that accepts already owns everything by that; one that does not
+            # must not take it for a bequest.
+            if self._successor is not None and self._touch is None:
+                self._successor.kill()
             raise
         finally:
             self.engine.mover = None
@@ -324,6 +326,9 @@ class Cutover:
 
     async def _roll_back(self, refusal: HandoffRefused) -> Report:
         """Undo everything: the old process serves on, and the operator gets the reason."""
+        self.catch_up()
+        if self._machine.phase is Phase.SETTLED:
+            return self._completed()
         started, new_pid = self._successor is not None, self.new_pid
         tally = self._moving.tally if self._moving is not None else Tally()
         try:
@@ -348,9 +353,10 @@ class Cutover:
             with suppress(TimeoutError):
                 async with asyncio.timeout(REVOKE_LIMIT):
                     await asyncio.shield(task)
-        await self._successor.end(at_once=committed or task is not None, code=refusal.code, detail=refusal.detail)
-        if task is not None:
-            await task  # certain death has emptied the channel, so this ends
+        at_once = committed or task is not None
+        dead = await self._successor.end(at_once=at_once, code=refusal.code, detail=refusal.detail)
+        if task is not None and dead:
+            await task  # the channel is closed, so this ends
 
     def _take_back(self, moving: Moving) -> None:
         moving.reopen_all()

@@ -20,6 +20,7 @@ from hotfd.server import tasks
 from hotfd.server.connection import Connection, Mover
 from hotfd.server.listener import Listener
 from hotfd.server.session import Session
+from hotfd.server.snapshot import renew
 from hotfd.server.stream import Life
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ class Engine:
     def adopt(self, sessions: Iterable[Session]) -> None:
         """Serve sessions that were served before. Their idle handlers start in slices, the others at once."""
         for session in sessions:
+            if not session.connections:
+                continue
             self._keep(session)
             for connection in session.connections:
                 stream = connection._stream
@@ -178,6 +181,39 @@ class Engine:
             del self.sessions[session.id]
             self._check_idle()
 
+    def renew(self, session: Session) -> Session:
+        """Serve a session with fresh handlers: the old ones have unwound, or have lost their helpers.
+
+        Returns:
+            the session as it is from here on. One that is about to end only goes on until it does.
+        """
+        if any(connection._act_later is not None for connection in session.connections):
+            session.resume()
+            return session
+        session.fence()
+        renewed = renew(session, self.framing, self)
+        self.release(session)
+        self.adopt([renewed])
+        return renewed
+
+    def renew_soon(self, session: Session) -> Session:
+        """The same now if the session stands at a boundary, else when it comes to its next one."""
+        if session.obstacle() is None:
+            return self.renew(session)
+        session.stale = True
+        session.gate(False)
+        return session
+
+    def _renew_stale(self, session: Session) -> None:
+        if (
+            session.stale
+            and not session.gated
+            and self.sessions.get(session.id) is session
+            and session.obstacle() is None
+            and session.stop_helpers()
+        ):
+            self.renew(session)
+
     def end(self, session: Session) -> None:
         """End a session's connections, whatever their handlers do."""
         for connection in list(session.connections):
@@ -192,7 +228,9 @@ class Engine:
         connection._start(self.handler)
 
     def at_boundary(self, session: Session) -> None:
-        """Tell the mover."""
+        """Tell the mover; or renew the handlers of a session that it has left behind."""
+        if session.stale and not session.gated:
+            self._loop.call_soon(self._renew_stale, session)
         if self.mover is not None:
             self.mover.at_boundary(session)
 
@@ -241,7 +279,9 @@ class Engine:
         for connection in [*self._all(), *self._closing]:
             connection._stream.hurry()
         for connection in self._all():
-            if connection._task is None:
+            if connection._stream.fenced:  # offered: another process may be its owner
+                self._let_go(connection)
+            elif connection._task is None:
                 connection.close()
             else:
                 connection._task.cancel()
@@ -259,14 +299,19 @@ class Engine:
             session.gate(True)
             session.fence()
             for connection in session.connections:
-                connection._hand_off()
-                connection._stream.let_go()
+                self._let_go(connection)
         for connection in list(self._closing):
             connection._stream.fence()
             connection._stream.let_go()
         self.sessions.clear()
         self._closing.clear()
         self._idle.set()
+
+    def _let_go(self, connection: Connection[Any]) -> None:
+        connection._hand_off()
+        connection._stream.let_go()
+        self.sessions.pop(connection._session.id, None)
+        self._check_idle()
 
     def _all(self) -> list[Connection[Any]]:
         return [connection for session in self.sessions.values() for connection in session.connections]

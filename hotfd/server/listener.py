@@ -37,6 +37,10 @@ def parse(spec: str) -> tuple[int, Any]:
     Raises:
         ValueError: it is none of these.
     """
+    try:
+        spec.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a listen address must be text that UTF-8 can carry") from None
     if spec.startswith("unix:"):
         if not spec[5:] or "\0" in spec:
             raise ValueError("unix: needs a path, as in unix:/run/app.sock")

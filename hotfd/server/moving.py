@@ -14,9 +14,9 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ from hotfd import _core, log
 from hotfd.errors import HandoffRefused, StateError
 from hotfd.server.escrow import Escrow
 from hotfd.server.outcome import Tally
-from hotfd.server.snapshot import capture, renew, restore
+from hotfd.server.snapshot import capture, restore
 from hotfd.state import encode_any
 from hotfd.transfer.offer import Bundle, pack
 from hotfd.wire.records import SessionRecord
@@ -57,9 +57,23 @@ class Item:
     session: Session | None
     bundle: Bundle
     offered_at: float
+    accepted: bool = False
     unwinding: int = 0
     unwound: bool = False
     timer: asyncio.TimerHandle | None = None
+    written_down: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.written_down = self._undelivered()
+
+    def _undelivered(self) -> int:
+        connections = self.session.connections if self.session is not None else ()
+        return sum(len(connection._undelivered_items()) for connection in connections)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether an item has come into a merged queue since the session was written down."""
+        return self._undelivered() != self.written_down
 
 
 class Moving:
@@ -102,15 +116,15 @@ class Moving:
         self._ready: deque[Session] = deque()
         self._committing: list[Item] = []
         self._reluctant: list[Session] = []  # with undelivered bytes, which the new framing would misread
-        self._unheard: list[Item] = []  # revoked, and the channel broke before the kernel had the message
+        self._revoking: dict[int, Item] = {}  # revoked; they go on when the kernel has the message
         self._background: set[asyncio.Task[None]] = set()
 
     # -- choosing ------------------------------------------------------------------------------------
 
     @property
     def outstanding(self) -> int:
-        """How many sessions are offered, or accepted and not committed."""
-        return len(self._items)
+        """How many sessions are offered, or accepted and not committed, or on their way back."""
+        return len(self._items) + len(self._revoking)
 
     @property
     def waiting(self) -> int:
@@ -186,8 +200,7 @@ class Moving:
                 self._waiting[session] = None  # it has left the boundary since; it will come back to one
                 continue
             if self._misreadable(session):
-                self.reopen(session)
-                self._reluctant.append(session)
+                self._reluctant.append(self.reopen(session))
                 continue
             room -= len(session.connections)
             chosen.append(session)
@@ -205,7 +218,7 @@ class Moving:
         """Open the gates of all sessions that have come to no boundary.
 
         Returns:
-            each with its reason code and what it is about.
+            each as it is now, with its reason code and what it is about.
         """
         found = [
             (session, ("framing", "it has undelivered bytes, which cannot be read in the new framing"))
@@ -217,25 +230,32 @@ class Moving:
         self._reluctant.clear()
         for session in leftover:
             if session.connections:
-                found.append((session, session.obstacle() or ("no-boundary", "its helpers do not end")))
-                self.reopen(session)
+                obstacle = session.obstacle() or ("no-boundary", "its helpers do not end")
+                found.append((self.reopen(session), obstacle))
         return found
+
+    def reopen_each(self, sessions: Iterable[Session]) -> None:
+        """Let sessions that were taken and not offered go on."""
+        for session in sessions:
+            if session.connections:
+                self.reopen(session)
 
     def reopen_all(self) -> None:
         """Let every session go on that is gated and not offered."""
         self.give_up_waiting()
-        while self._ready:
-            session = self._ready.popleft()
-            if session.connections:
-                self.reopen(session)
+        ready = list(self._ready)
+        self._ready.clear()
+        self.reopen_each(ready)
 
-    def reopen(self, session: Session) -> None:
-        """Let a session that was gated, and not offered, go on."""
-        if session.disturbed and session.obstacle() is None:
-            session.fence()
-            self._restart(session)
-        else:
-            session.gate(False)
+    def reopen(self, session: Session) -> Session:
+        """Let a session that was gated, and not offered, go on; return it as it is now.
+
+        One whose helpers were stopped is served by fresh handlers: now, or at its next boundary.
+        """
+        if session.disturbed:
+            return self.engine.renew_soon(session)
+        session.gate(False)
+        return session
 
     # -- offering ------------------------------------------------------------------------------------
 
@@ -252,16 +272,18 @@ class Moving:
         first = self._machine.next_session
         if process is not None:
             bundles.append((None, Bundle(SessionRecord(first, PROCESS, 0), [], [])))
-        for session in sessions:
-            session.fence()
-            try:
-                bundles.append((session, capture(session, first + len(bundles), self.engine.codec.encode)))
-            except StateError as error:
-                self._keep(session, "state-encode", str(error))
-                if session.disturbed:
-                    self._restart(session)
-                else:
-                    session.resume()
+        try:
+            for session in sessions:
+                session.fence()
+                try:
+                    bundles.append((session, capture(session, first + len(bundles), self.engine.codec.encode)))
+                except StateError as error:
+                    self._keep(session, "state-encode", str(error))
+                    self._serve_again(session)
+        except BaseException:
+            for session in sessions:
+                self._serve_again(session)
+            raise
         if not bundles:
             return
         offer, _ = self._machine.offer(len(bundles))
@@ -288,10 +310,35 @@ class Moving:
     # -- answers -------------------------------------------------------------------------------------
 
     def accepted(self, ids: Iterable[int]) -> None:
-        """The new process can serve these: unwind their handlers, then commit."""
-        for id in ids:
-            self._unwind(self._items[id])
+        """The new process can serve these: unwind their handlers, then commit.
+
+        A session that has been given something since it was written down is taken back, and offered anew.
+        """
+        items = [self._items[id] for id in ids]
+        if self._hold_commits:
+            for item in items:
+                item.accepted = True
+        else:
+            for item in items:
+                if item.outdated:
+                    self._revoke([item], then_want=True)
+                else:
+                    self._unwind(item)
         self._on_change()
+
+    @property
+    def all_accepted(self) -> bool:
+        """Whether the new process can serve everything that is offered."""
+        return all(item.accepted for item in self._items.values())
+
+    def unwind_all(self) -> bool:
+        """Unwind everything; False, and nothing is done, when a session was given something since."""
+        items = list(self._items.values())
+        if any(item.outdated for item in items):
+            return False
+        for item in items:
+            self._unwind(item)
+        return True
 
     def _unwind(self, item: Item) -> None:
         """Let the handlers of an accepted session end; with none running there is nothing to wait for."""
@@ -381,51 +428,57 @@ class Moving:
     def left_boundary(self, session: Session) -> None:
         """An offered session is to end, or its handler was woken: take it back, it is not committed."""
         item = self._by_session.get(session)
-        if item is None or item.unwound or item.unwinding or self._hold_commits:
-            return
-        self._start(self._revoke([item], then_want=True))
+        if item is not None and not item.unwound and not item.unwinding and not self._hold_commits:
+            self._revoke([item], then_want=True)
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
-
-    async def _revoke(self, items: list[Item], *, then_want: bool) -> None:
+    def _revoke(self, items: list[Item], *, then_want: bool) -> asyncio.Task[None]:
+        """Take items back that are in the book; return a task that ends when they go on."""
         # One that the new process has refused needs no revocation, only to go on.
         live = [item.wire_id for item in items if self._machine.sessions[item.wire_id] in OPEN]
-        for message in self._machine.revoke(live):
-            self._channel.send(message)
         for item in items:
             del self._items[item.wire_id]
             if item.session is not None:
                 del self._by_session[item.session]
+            self._revoking[item.wire_id] = item
+        heard = True
+        for message in self._machine.revoke(live):
+            try:
+                self._channel.send(message)
+            except BufferError:  # it reads nothing; they go on when it is dead, which the deadline sees to
+                heard = False
+        task = self._loop.create_task(self._go_on_when_heard(items, heard=heard, then_want=then_want))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _go_on_when_heard(self, items: list[Item], *, heard: bool, then_want: bool) -> None:
         # Served again only once the revocation is in the kernel: were this process to die before that,
         # the new one would find an offer without a revocation, and own what has gone on here.
-        if not await self._channel.flushed():
-            self._unheard += items  # they go on when the new process is certainly dead
+        if not await self._channel.flushed() or not heard:
             self._on_change()
             return
         for item in items:
-            session = self._go_on(item)
-            if then_want and session is not None:
-                self.want(session)
+            if self._revoking.pop(item.wire_id, None) is not None:
+                session = self._go_on(item)
+                if then_want and session is not None:
+                    self.want(session)
         self._on_change()
 
     def revoke_all(self) -> asyncio.Task[None] | None:
         """Take back what is offered and not committed, while the new process may be alive.
 
         Returns:
-            a task that ends when it goes on here, or None when nothing was open.
+            a task that ends when it goes on here, or cannot; None when nothing was open.
         """
         if not self._items:
             return None
-        return self._start(self._revoke(list(self._items.values()), then_want=False))
+        return self._revoke(list(self._items.values()), then_want=False)
 
     def resume_uncommitted(self) -> None:
         """Go on with what was never committed; the new process is certainly dead."""
-        items = [*self._items.values(), *self._unheard]
-        self._items, self._unheard = {}, []
+        items = [*self._items.values(), *self._revoking.values()]
+        self._items.clear()
+        self._revoking.clear()
         self._by_session.clear()
         for item in items:
             self._go_on(item)
@@ -437,17 +490,14 @@ class Moving:
         session = item.session
         if session is None:
             return None
+        return self._serve_again(session)
+
+    def _serve_again(self, session: Session) -> Session:
+        """Serve a session again that may be fenced; return it as it is now."""
         if any(connection.handed_off for connection in session.connections) or session.disturbed:
-            return self._restart(session)
+            return self.engine.renew(session)
         session.resume()
         return session
-
-    def _restart(self, session: Session) -> Session:
-        """Serve a fenced session with fresh handlers: the old ones have unwound, or lost their helpers."""
-        renewed = renew(session, self.engine.framing, self.engine)
-        self.engine.release(session)
-        self.engine.adopt([renewed])
-        return renewed
 
     def restore_committed(self, wire_id: int, read: Callable[[bytes], Any]) -> None:
         """Serve a committed session here again; the new process is certainly dead and had not touched it."""
@@ -479,6 +529,9 @@ class Moving:
         """Forget the book; nothing of it is open any more but the escrow, which is closed here."""
         for task in self._background:
             task.cancel()
+        for item in self._items.values():
+            if item.timer is not None:
+                item.timer.cancel()
         self.escrow.close()
 
 

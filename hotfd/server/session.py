@@ -15,15 +15,18 @@ class Session:
     Attributes:
         id: unique across generations, for people and logs.
         connections: its connections.
+        gated: whether a handoff holds it at its next boundary.
+        stale: its helpers were stopped for a handoff that it has not joined; its handlers are to start again.
         fenced_ns: CLOCK_MONOTONIC when it was fenced last, in nanoseconds.
     """
 
-    __slots__ = ("connections", "fenced_ns", "gated", "id")
+    __slots__ = ("connections", "fenced_ns", "gated", "id", "stale")
 
     def __init__(self, id: str) -> None:
         self.id = id
         self.connections: list[Connection[Any]] = []
         self.gated = False
+        self.stale = False
         self.fenced_ns = 0
 
     def gate(self, closed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ def _capture_connection(
         id=connection.id,
         listener=connection.listener,
         family=stream.family,
-        peername=connection.peername,
+        peername=_encode_name(connection.peername),
         state=state,
         undelivered=stream.undelivered,
         unsent=stream.unsent,
@@ -95,7 +96,6 @@ def restore(
         # With SOCK_NONBLOCK the object takes the descriptor for non-blocking, as it is, without a
         # fcntl(2) that the other process would feel.
         sock = socket.socket(record.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, fd)
-        peername = record.peername
         connection: Connection[Any] = Connection(
             record.id,
             sock,
@@ -103,7 +103,7 @@ def restore(
             state,
             session,
             listener=record.listener,
-            peername=tuple(peername) if isinstance(peername, list) else peername,
+            peername=_decode_name(record.peername),
             resumed=True,
             keeper=keeper,
             on_touch=on_touch,
@@ -112,6 +112,7 @@ def restore(
             end_of_stream=record.end_of_stream,
             write_closed=record.write_closed,
         )
+        connection._cookie = record.cookie or None
         if record.merged is not None:
             connection._items.extend(_items(record.merged))
     return session
@@ -155,6 +156,17 @@ def decode_states(bundle: Bundle, read: Callable[[bytes], Any]) -> list[Any]:
         if record.merged is not None:
             _items(record.merged)
     return [read(record.state) for record in bundle.connections]
+
+
+def _encode_name(peername: Any) -> Any:
+    """The path of a Unix socket need not be text (unix(7)); an address of the internet is a tuple."""
+    return os.fsencode(peername) if isinstance(peername, str) else peername
+
+
+def _decode_name(peername: Any) -> Any:
+    if isinstance(peername, list):
+        return tuple(peername)
+    return os.fsdecode(peername) if isinstance(peername, bytes) else peername
 
 
 def _items(merged: bytes) -> list[tuple[int, Any]]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import fcntl
+import logging
 import socket
 import struct
 import termios
@@ -29,7 +30,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from hotfd import _core
+from hotfd import _core, log
 from hotfd.errors import ConnectionClosed, FramingError
 
 if TYPE_CHECKING:
@@ -256,14 +257,21 @@ class Stream:
         try:
             found = self._scan(self._buffer, self._scanned)
         except FramingError as error:
-            self._maybe_more = False
-            self.error = error
-            self._update_reading()
+            self._fail_framing(error)
+            return
+        except Exception as error:  # noqa: BLE001 - a framing of the user's own; its fault ends this connection
+            log.event(logging.ERROR, "framing-failed", exc_info=error, framing=self._framing.name)
+            self._fail_framing(FramingError(f"the framing {self._framing.name} raised {type(error).__name__}"))
             return
         self._maybe_more = bool(found)  # a scan may stop early; it has found all when it finds none
         if found:
             self._spans += found
             self._scanned = found[-1]
+
+    def _fail_framing(self, error: FramingError) -> None:
+        self._maybe_more = False
+        self.error = error
+        self._update_reading()
 
     def _update_reading(self) -> None:
         """Poll for input exactly when a byte would be welcome."""
@@ -479,6 +487,7 @@ class Stream:
             self._finish()
             return
         self._fenced = False
+        self._spans.clear()  # nothing is delivered after the end
         self.life = Life.FLUSHING
         self._update_reading()
         self._limit(FLUSH_LIMIT)

@@ -74,7 +74,13 @@ class Successor:
         finally:
             os.close(self._theirs)
             self._theirs = -1
-        self._spawned = ProcessWatch(self._child.pid, os.pidfd_open(self._child.pid), self._exited)
+        try:
+            pidfd = os.pidfd_open(self._child.pid)
+        except OSError as error:  # no descriptor left: a process that cannot be watched must not live
+            self._child.kill()
+            self._child.wait()
+            raise HandoffRefused("descriptor-limit", f"the new process cannot be watched: {error.strerror}") from error
+        self._spawned = ProcessWatch(self._child.pid, pidfd, self._exited)
         self.channel.start()
 
     def _exited(self) -> None:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SETUP_LIMIT: Final = 10.0
 """Seconds for the Setup, which the old process has queued before this one was started."""
 
+DEATH_LIMIT: Final = 1.0
+"""Seconds between the end of the channel and the death that explains it."""
+
 HEALTH_INTERVAL: Final = 1.0
 """Seconds between health checks in probation."""
 
@@ -71,7 +74,7 @@ class Takeover:
         self._machine = Receiver()
         self._assembler = Assembler()
         self._fd = fd
-        self._channel = Channel(fd, self._on_message, self._on_broken)
+        self._channel = Channel(fd, self._on_message, self._on_broken, self._on_end)
         self._old: ProcessWatch | None = None
         self._setup: m.Setup | None = None
         self._read: Callable[[bytes], Any] | None = None
@@ -142,7 +145,7 @@ class Takeover:
         self._channel.start()
         try:
             async with asyncio.timeout(SETUP_LIMIT):
-                while self._setup is None and not self._channel.ended:
+                while self._setup is None and not self._channel.ended and not self.done.done():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -224,7 +227,7 @@ class Takeover:
         try:
             ids = self._machine.receive(arrival.message)
             self._dispatch(arrival, ids)
-        except ChannelError as error:
+        except (ChannelError, OSError, ValueError) as error:
             self._leave(HandoffRefused("protocol", f"the old process broke the handoff protocol: {error}"))
         finally:
             arrival.close()
@@ -239,8 +242,9 @@ class Takeover:
         if pidfd < 0:  # a kernel before 6.5
             try:
                 pidfd = os.pidfd_open(arrival.pid)
-            except ProcessLookupError:
-                return  # dead already: the channel's end tells the rest
+            except ProcessLookupError:  # dead already
+                asyncio.get_running_loop().call_soon(self._orphaned)
+                return
         _core.set_pass_pidfd(self._fd, False)
         self._old = ProcessWatch(arrival.pid, pidfd, self._orphaned)
 
@@ -331,7 +335,9 @@ class Takeover:
         assert self._read is not None
         if bundle.record.id == PROCESS and self._import_state is not None and process is not None:
             try:
-                self._import_state(decode_any(process))
+                result = self._import_state(decode_any(process))
+                if isinstance(result, Awaitable):
+                    raise StateError("import_state", "is a coroutine function; it must be a plain one")
             except StateError:
                 raise
             except Exception as error:
@@ -397,10 +403,11 @@ class Takeover:
                 break
             await asyncio.sleep(min(left, HEALTH_INTERVAL))
         if self._machine.phase is Phase.PROBATION:
-            self._unhook()
             self._channel.send(self._machine.settle(*percentiles(self._pauses_ms)))
-            await self._channel.flushed()
-            self._settled()
+            # Until the kernel has the message, the old process may still take untouched sessions back.
+            if await self._channel.flushed() and not self.done.done():
+                self._unhook()
+                self._settled()
 
     def _unhook(self) -> None:
         """Nobody keeps copies any more: nothing has to be noted or told."""
@@ -454,6 +461,22 @@ class Takeover:
     def _on_broken(self, error: ChannelError) -> None:
         self._leave(HandoffRefused("protocol", str(error)))
         self._changed.set()
+
+    def _on_end(self) -> None:
+        self._changed.set()
+        if not self.done.done():
+            self._start(self._after_the_end())
+
+    async def _after_the_end(self) -> None:
+        """The channel has ended before its time: either the old process dies now, or it wants no more of this one."""
+        try:
+            async with asyncio.timeout(DEATH_LIMIT):
+                if self._old is not None:
+                    await self._old.wait()
+                    return
+        except TimeoutError:
+            pass
+        self._leave(HandoffRefused("no-channel", "the old process has closed the handoff channel"))
 
     def _start(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -32,43 +32,68 @@ async def move_together(cutover: Cutover, moving: Moving) -> None:
     Raises:
         HandoffRefused: the gate did not close, something cannot travel, or the new process failed.
     """
-    sessions = await _close_the_gate(cutover, moving)
-    try:
-        process = await _exported(cutover)
-    except BaseException:
-        for session in sessions:
-            moving.reopen(session)
-        raise
+    sessions, process = await _at_rest(cutover, moving)
     cutover.pass_listeners(hold=True)
     moving.offer(sessions, process)
     if moving.tally.sessions["kept"]:
         raise HandoffRefused("state-encode", "a session's state cannot travel, and all must move together")
-    await cutover.until(
-        lambda: moving.first_refusal is not None or moving.all_unwound,
-        asyncio.get_running_loop().time() + max(ANSWER_LIMIT, cutover.options.deadline),
-        HandoffRefused("new-hung", "the new process did not take the sessions over in time"),
-    )
+    loop = asyncio.get_running_loop()
+    late = HandoffRefused("new-hung", "the new process did not take the sessions over in time")
+    deadline = loop.time() + max(ANSWER_LIMIT, cutover.options.deadline)
+    await cutover.until(lambda: moving.first_refusal is not None or moving.all_accepted, deadline, late)
     if moving.first_refusal is not None:
         raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)
+    if not moving.unwind_all():
+        raise HandoffRefused("no-boundary", "a merged queue was filled in the moment of the handoff; try again")
+    await cutover.until(lambda: moving.all_unwound, deadline, late)
     cutover.raise_failure()
     moving.commit_all()
     cutover.emit({"event": "progress", "moved": len(sessions), "total": len(sessions)})
 
 
+async def _at_rest(cutover: Cutover, moving: Moving) -> tuple[list[Session], bytes]:
+    """Bring everything to rest, and export the process-wide state of that moment.
+
+    Returns:
+        all sessions, each at its boundary, and the exported state.
+    """
+    deadline = asyncio.get_running_loop().time() + cutover.options.boundary_timeout
+    while True:
+        sessions = await _close_the_gate(cutover, moving, deadline)
+        try:
+            process = await _exported(cutover)
+            # An export that waits gives timeouts and sweepers time to end a session, or to wake its handler.
+            left = [session for session in sessions if session.connections]
+            if all(session.obstacle() is None for session in left):
+                return left, process
+        except BaseException:
+            moving.reopen_each(sessions)
+            raise
+        moving.reopen_each(sessions)
+
+
 async def _exported(cutover: Cutover) -> bytes:
+    """Call ``export_state``; everybody is held while it works, so it has a deadline."""
     export = cutover.identity.export_state
     value = export() if export is not None else None
-    return process_state(await value if isinstance(value, Awaitable) else value)
+    if isinstance(value, Awaitable):
+        try:
+            async with asyncio.timeout(cutover.options.deadline):
+                value = await value
+        except TimeoutError:
+            raise HandoffRefused(
+                "export-hung", f"export_state did not return within {cutover.options.deadline:g} s"
+            ) from None
+    return process_state(value)
 
 
-async def _close_the_gate(cutover: Cutover, moving: Moving) -> list[Session]:
+async def _close_the_gate(cutover: Cutover, moving: Moving, deadline: float) -> list[Session]:
     """Bring all sessions to their boundaries at once, holding them for no longer than ``GATE_LIMIT``.
 
     Raises:
         HandoffRefused: some did not come within the boundary timeout.
     """
     engine, loop = cutover.engine, asyncio.get_running_loop()
-    deadline = loop.time() + cutover.options.boundary_timeout
     backoff = GATE_BACKOFF[0]
     while True:
         engine.stop_accepting()

@@ -84,15 +84,21 @@ class Channel:
         fd: the socket; the channel owns it from here on.
         on_message: called with each :class:`Arrival`, in order; it owns the arrival's descriptors.
         on_broken: called once, when the other side broke the protocol, or a stranger spoke.
+        on_end: called once, when the other end is closed and everything is read; says nothing of a death.
     """
 
     def __init__(
-        self, fd: int, on_message: Callable[[Arrival], None], on_broken: Callable[[ChannelError], None]
+        self,
+        fd: int,
+        on_message: Callable[[Arrival], None],
+        on_broken: Callable[[ChannelError], None],
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._fd = fd
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
         self._on_broken = on_broken
+        self._on_end = on_end
         self._queue: deque[_Packet] = deque()
         self._flush_waiters: list[asyncio.Future[None]] = []
         self._writing = False
@@ -245,6 +251,7 @@ class Channel:
             self.ended = True
             self._stop_reading()
             self._drop_queue()
+            self._on_end()
             return False
         try:
             if raw.pid <= 0 or (self.peer is not None and raw.pid != self.peer):

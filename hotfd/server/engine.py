@@ -8,6 +8,7 @@ to be dropped when a connection is over (``on_ended``).
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 from collections import deque
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from hotfd import _core
+from hotfd import _core, log
 from hotfd.server import tasks
 from hotfd.server.connection import Connection, Mover
 from hotfd.server.listener import Listener
@@ -112,6 +113,12 @@ class Engine:
         if sock.family != socket.AF_UNIX:
             with suppress(OSError):  # reset by the peer already, as the first read will tell
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            state = self.codec.new()
+        except Exception as error:  # noqa: BLE001 - the program's own class; its fault costs this connection only
+            log.event(logging.ERROR, "state-not-made", exc_info=error)
+            sock.close()
+            return
         self._count += 1
         id = f"{self._prefix}-{self._count}"
         session = Session(id)
@@ -119,7 +126,7 @@ class Engine:
             id,
             sock,
             self.framing,
-            self.codec.new(),
+            state,
             session,
             listener=listener,
             peername=peername,
@@ -192,8 +199,7 @@ class Engine:
             return session
         session.fence()
         renewed = renew(session, self.framing, self)
-        self.release(session)
-        self.adopt([renewed])
+        self.adopt([renewed])  # in the place of the old one, whose id it has
         return renewed
 
     def renew_soon(self, session: Session) -> Session:
@@ -270,7 +276,9 @@ class Engine:
 
     async def idle(self) -> None:
         """Wait until no connection is served and none is on its way out."""
-        await self._idle.wait()
+        while self.sessions or self._closing:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def stop(self) -> None:
         """End every connection in order, within ``STOP_LIMIT`` seconds; then what is left is reset."""
@@ -287,7 +295,7 @@ class Engine:
                 connection._task.cancel()
         try:
             async with asyncio.timeout(STOP_LIMIT):
-                await self._idle.wait()
+                await self.idle()
         except TimeoutError:
             for connection in [*self._all(), *self._closing]:
                 connection._stream.abort()

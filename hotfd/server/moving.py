@@ -142,11 +142,6 @@ class Moving:
         return bool(self._waiting or self._reluctant)
 
     @property
-    def gating(self) -> bool:
-        """Whether a session that was asked to come to a boundary is not there yet."""
-        return bool(self._waiting)
-
-    @property
     def oldest_offer(self) -> float | None:
         """When the oldest unanswered offer was made, by the loop's clock."""
         return next((item.offered_at for item in self._items.values() if not item.unwinding and not item.unwound), None)

@@ -199,7 +199,10 @@ class World:
                 self.resume(message.ids)
         while self.to_old:
             self.old_reads()
+        self.settled_when_it_died = self.sender.phase is old.Phase.SETTLED
         return self.sender.take_back(self.touched.__contains__)
+
+    settled_when_it_died = False
 
     # -- the questions ------------------------------------------------------------------------------
 
@@ -252,14 +255,13 @@ class World:
     def check_new_dies(self) -> str | None:
         """The old process then serves every session, but those that the new one has touched."""
         touched = {self.session_of[id] for id in self.touched}
-        try:
-            fate = self.new_dies()
-        except ValueError:
-            return None if self.sender.phase is old.Phase.SETTLED else "nothing comes back before the end"
+        fate = self.new_dies()
         back = [self.session_of[id] for id in (*fate.resume, *fate.restore)]
         lost = {self.session_of[id] for id in fate.lost}
         if wrong := touched & set(back):
             return f"the old process goes on with {sorted(wrong)}, which the new one has touched"
+        if self.settled_when_it_died:  # it notes no touches any more, and had everything
+            touched = self.all - self.here
         if lost != touched:
             return f"{sorted(lost)} are given up, and {sorted(touched)} were touched"
         if set(back) & self.here or len(set(back)) != len(back):

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import _core, log
 from hotfd._version import __version__
-from hotfd.errors import ChannelError, HandoffRefused, StateError
+from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.report import Counts, Pause, Report
 from hotfd.server.collector import CollectorPause
+from hotfd.server.custody import Custody
 from hotfd.server.engine import cookie_of
 from hotfd.server.moving import PROCESS
-from hotfd.server.snapshot import decode_states, restore
-from hotfd.state import decode_any
-from hotfd.transfer.channel import Arrival, Channel, close_all
-from hotfd.transfer.offer import Assembler, Bundle
+from hotfd.server.snapshot import restore
+from hotfd.transfer.channel import Arrival, Channel
 from hotfd.transfer.process import ProcessWatch
 from hotfd.transfer.touch import NEWCOMERS, TouchMap
 from hotfd.wire import messages as m
@@ -72,14 +71,11 @@ class Takeover:
         self._healthy = healthy
         self._import_state = import_state
         self._machine = Receiver()
-        self._assembler = Assembler()
         self._fd = fd
         self._channel = Channel(fd, self._on_message, self._on_broken, self._on_end)
         self._old: ProcessWatch | None = None
         self._setup: m.Setup | None = None
-        self._read: Callable[[bytes], Any] | None = None
-        self._held: dict[int, tuple[Bundle, list[Any]]] = {}
-        self._spoiled: set[int] = set()
+        self._custody: Custody | None = None
         self._touch: TouchMap | None = None
         self._newcomers = 0
         self._collector = CollectorPause()
@@ -157,7 +153,7 @@ class Takeover:
         if unreadable is None and setup.process_schema and self._import_state is None:
             unreadable = "the old process hands process-wide state over; give the server an import_state"
         if unreadable is None:
-            self._read = codec.reader(setup.schema)
+            self._custody = Custody(codec.reader(setup.schema), self._import_state)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         spec = self._engine.framing.spec()
         if self.done.done():
@@ -259,10 +255,8 @@ class Takeover:
             case m.Commit():
                 self._own(ids)
             case m.Revoke():
-                for id in ids:
-                    bundle, _ = self._held.pop(id, (None, None))
-                    if bundle is not None:
-                        close_all(bundle.descriptors)
+                if self._custody is not None:
+                    self._custody.drop(ids)
             case m.Finish(probation=probation):
                 self._collector.end()
                 self._start(self._prove(probation))
@@ -299,54 +293,11 @@ class Takeover:
         if not self._hold:
             self._engine.start_accepting()
 
-    def _take_part(self, part: m.OfferPart, arrival: Arrival, held: list[int]) -> None:
-        """Take one part; with the last one, decode everything that can fail and answer."""
-        if part.offer in self._spoiled:
-            return
-        try:
-            if arrival.truncated:
-                self._assembler.drop(part.offer)
-                raise ChannelError("descriptors were lost on the way; raise LimitNOFILE")
-            descriptors, arrival.descriptors = arrival.descriptors, []
-            arrived = self._assembler.add(part, descriptors)
-        except ChannelError as error:
-            self._spoiled.add(part.offer)
-            detail = str(error)[: m.MAX_TEXT]
-            ids = range(part.first, part.first + part.sessions)
-            self._refuse([m.Refusal(id, "descriptors", detail) for id in ids])
-            return
-        if arrived is None:
-            return
-        wanted, refusals = set(held), []
-        for id, bundle in arrived.bundles.items():
-            if id not in wanted:
-                close_all(bundle.descriptors)  # revoked while its parts arrived
-                continue
-            try:
-                self._held[id] = (bundle, self._decode(bundle, arrived.process))
-            except StateError as error:
-                close_all(bundle.descriptors)
-                refusals.append(m.Refusal(id, "state-decode", str(error)[: m.MAX_TEXT]))
-        self._refuse(refusals)
-        for message in self._machine.accept(id for id in held if id in self._held):
-            self._channel.send(message)
-
-    def _decode(self, bundle: Bundle, process: bytes | None) -> list[Any]:
-        assert self._read is not None
-        if bundle.record.id == PROCESS and self._import_state is not None and process is not None:
-            try:
-                result = self._import_state(decode_any(process))
-                if isinstance(result, Awaitable):
-                    raise StateError("import_state", "is a coroutine function; it must be a plain one")
-            except StateError:
-                raise
-            except Exception as error:
-                log.event(logging.ERROR, "import-state-failed", exc_info=error)
-                raise StateError("import_state", f"raised {type(error).__name__}; see the log") from error
-        return decode_states(bundle, self._read)
-
-    def _refuse(self, refusals: list[m.Refusal]) -> None:
-        for message in self._machine.refuse(refusals):
+    def _take_part(self, part: m.OfferPart, arrival: Arrival, complete: list[int]) -> None:
+        """Take one part into custody, and answer for what is complete with it."""
+        assert self._custody is not None
+        good, refusals = self._custody.add(part, arrival, complete)
+        for message in (*self._machine.refuse(refusals), *self._machine.accept(good)):
             self._channel.send(message)
 
     # -- owning --------------------------------------------------------------------------------------
@@ -354,8 +305,7 @@ class Takeover:
     def _own(self, ids: list[int]) -> None:
         """These sessions are this process's: adopt them."""
         sessions, now = [], monotonic_ns()
-        for id in ids:
-            bundle, states = self._held.pop(id)
+        for id, bundle, states in self._custody.take(ids) if self._custody is not None else ():
             if bundle.record.id == PROCESS:
                 continue
             touch = partial(self._touch.mark, id) if self._touch is not None and self._watched() else None
@@ -439,8 +389,8 @@ class Takeover:
         self._unhook()
         ids = self._machine.orphaned()
         log.event(logging.WARNING, "old-process-died", id=self.handoff, inherited_sessions=len(ids))
-        self._own([id for id in ids if id in self._held])
-        self._assembler.close()
+        self._own(ids)
+        self._drop_held()
         self._settled()
 
     def leave(self) -> None:
@@ -484,10 +434,8 @@ class Takeover:
         task.add_done_callback(self._tasks.discard)
 
     def _drop_held(self) -> None:
-        for bundle, _ in self._held.values():
-            close_all(bundle.descriptors)
-        self._held.clear()
-        self._assembler.close()
+        if self._custody is not None:
+            self._custody.close()
 
     def close(self) -> None:
         """Close everything of the handoff that is still open. Idempotent."""

@@ -127,7 +127,7 @@ class Rig:
         """Connect a client, whose handler waits for its first frame."""
         far, near = self._stack.enter_context(tcp_pair())
         before = set(self.engine.sessions)
-        self.engine.welcome("here", near, far.getsockname())
+        self.engine.welcome_descriptor("here", near.detach())
         (id,) = set(self.engine.sessions) - before
         session = self.engine.sessions[id]
         await until(lambda: not session.connections or session.connections[0]._parked)

@@ -1,0 +1,75 @@
+"""Frames and queue items of one connection, in the order in which they come."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hotfd.server.stream import Life
+
+if TYPE_CHECKING:
+    from hotfd.server.connection import Connection
+
+
+class Merge:
+    """Frames and queue items of one connection; see :meth:`Connection.merge`."""
+
+    def __init__(self, connection: Connection[Any], queues: tuple[asyncio.Queue[Any], ...]) -> None:
+        self._connection = connection
+        connection._merge = self
+        self._queues = queues
+        self._getters: dict[int, asyncio.Task[Any]] = {}
+        self._item_was_last = False
+
+    def __aiter__(self) -> Merge:
+        return self
+
+    async def __anext__(self) -> tuple[Any, Any]:
+        connection, stream = self._connection, self._connection._stream
+        while True:
+            connection._check_owner()
+            if not connection._gated or stream.life is not Life.OPEN:
+                self._collect()
+                frame = stream.frame_at_hand
+                if connection._items and not (frame and self._item_was_last):
+                    self._item_was_last = True
+                    connection._touch()
+                    index, item = connection._items.popleft()
+                    return self._queues[index], item
+                if frame:
+                    self._item_was_last = False
+                    connection._touch()
+                    return connection, stream.take()
+                if stream.input_over:
+                    connection._touch()
+                    self._stop()
+                    connection._raise_framing_error()
+                    raise StopAsyncIteration
+            await self._park()
+
+    def _collect(self) -> None:
+        """Take what is in the queues now, so that nothing depends on which task runs first."""
+        for index, queue in enumerate(self._queues):
+            while not queue.empty() and index not in self._getters:
+                self._connection._items.append((index, queue.get_nowait()))
+
+    async def _park(self) -> None:
+        connection = self._connection
+        if not connection._helpers_stopped:
+            for index, queue in enumerate(self._queues):
+                if index not in self._getters:
+                    task = connection._help(queue.get(), f"{connection.id}-merge")
+                    self._getters[index] = task
+                    task.add_done_callback(partial(self._got, index))
+        await connection._park()
+
+    def _got(self, index: int, task: asyncio.Task[Any]) -> None:
+        self._getters.pop(index, None)
+        if not task.cancelled():
+            self._connection._items.append((index, task.result()))
+            self._connection._wake()
+
+    def _stop(self) -> None:
+        for task in self._getters.values():
+            task.cancel()

@@ -139,6 +139,7 @@ class Server(Generic[S]):
         self._generation = 1
         self._state = "starting"
         self._initialised = False
+        self._bereaved: int | None = None
         self._successor: int | None = None
         self._started = time.time()
         self._over = asyncio.Event()
@@ -216,6 +217,8 @@ class Server(Generic[S]):
         except (ControlError, OSError) as error:
             log.event(logging.ERROR, "no-control-socket", reason=str(error))
             self._endpoint = None
+        if self._directory is not None and self._bereaved is not None:
+            self._remove_socket_of(self._bereaved)
 
     def _taken_over(self, done: asyncio.Future[None]) -> None:
         """The handoff that started this process is over: it owns what it serves, or has to leave."""
@@ -241,11 +244,13 @@ class Server(Generic[S]):
 
     def _remove_socket_of(self, pid: int) -> None:
         """Remove the control socket of a process that died without doing so."""
-        if self._directory is not None:
-            name = socket_name(pid)
-            identity = self._directory.identity(name)
-            if identity is not None:
-                self._directory.remove(name, identity)
+        if self._directory is None:
+            self._bereaved = pid  # there will be a directory soon
+            return
+        name = socket_name(pid)
+        identity = self._directory.identity(name)
+        if identity is not None:
+            self._directory.remove(name, identity)
 
     async def serve(self) -> None:
         """Serve until :meth:`stop`, or until a new process serves everything.

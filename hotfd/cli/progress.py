@@ -1,12 +1,16 @@
-"""Progress of a handoff on stderr: one live line on a terminal, plain lines anywhere else."""
+"""Progress of a handoff on stderr: a bar on a terminal while sessions move, plain lines anywhere else."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
 
-from hotfd.cli.output import printable, screen_columns
+import click
+
+from hotfd.cli.output import printable
 
 BAR_WIDTH = 30
 """Cells of the bar: it fits, with the counts beside it, into a terminal of 80 columns."""
@@ -19,7 +23,7 @@ class Progress:
     """Shows what a handoff does.
 
     Args:
-        stream: where to; a terminal gets one line that is redrawn.
+        stream: where to; a terminal gets a bar while sessions move.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -27,48 +31,63 @@ class Progress:
         self._live = self._stream.isatty()
         self._phase = ""
         self._shown = -1  # the per cent of the last plain line
-        self._drawn = False
+        self._bar: Any = None  # click's ProgressBar, a name that click does not export
 
     def phase(self, name: str, new_pid: int | None) -> None:
         """Show that a phase has begun."""
         self._phase = printable(name)
         self._shown = -1
-        self._show(self._phase + (f" (new process {new_pid})" if new_pid else ""))
+        self.note(self._phase + (f" (new process {new_pid})" if new_pid else ""))
 
     def moved(self, moved: int, total: int) -> None:
         """Show how many of ``total`` sessions have moved."""
         if total <= 0:
             return  # nobody is connected: there is nothing to show
-        percent = min(100, 100 * moved // total)
-        counts = f"{self._phase or 'move'} {moved}/{total} ({percent} %)"
         if self._live:
-            filled = BAR_WIDTH * percent // 100
-            self._show(f"[{'#' * filled}{'-' * (BAR_WIDTH - filled)}] {counts}")
-        elif self._shown < 0 or percent // PLAIN_STEP > self._shown // PLAIN_STEP:
+            self._draw(moved, total)
+            return
+        percent = min(100, 100 * moved // total)
+        if self._shown < 0 or percent // PLAIN_STEP > self._shown // PLAIN_STEP:
             self._shown = percent
-            self._show(counts)
+            self.note(f"{self._phase or 'move'} {moved}/{total} ({percent} %)")
 
     def note(self, text: str) -> None:
         """Leave a line that stays."""
         self.clear()
-        self._write(f"hotfd: {printable(text)}\n")
+        with self._somebody_reads():
+            self._stream.write(f"hotfd: {printable(text)}\n")
+            self._stream.flush()
 
     def clear(self) -> None:
-        """Take the live line away."""
-        if self._drawn:
-            self._write("\r\x1b[K")
-            self._drawn = False
+        """End the bar as it stands, and give the cursor back."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            with self._somebody_reads():
+                bar.render_finish()
 
-    def _show(self, text: str) -> None:
-        if not self._live:
-            self.note(text)
-            return
-        # A line that wraps could not be redrawn.
-        self._write("\r\x1b[K" + text[: max(1, screen_columns() - 1)])
-        self._drawn = True
+    def _draw(self, moved: int, total: int) -> None:
+        with self._somebody_reads():
+            if self._bar is None:
+                label = f"hotfd: {self._phase or 'move'}"
+                self._bar = click.progressbar(
+                    length=total, label=label, show_eta=False, show_pos=True, show_percent=True, width=BAR_WIDTH,
+                    file=self._stream,
+                )  # fmt: skip
+            self._bar.length = total
+            self._bar.update(moved - self._bar.pos)
 
-    def _write(self, text: str) -> None:
-        # Whoever read this may have gone (a closed pipe); the outcome must be learned all the same.
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-            self._stream.flush()
+    @contextlib.contextmanager
+    def _somebody_reads(self) -> Iterator[None]:
+        """Whoever read this may have gone (a closed pipe); the outcome must be learned all the same.
+
+        What was written for him is still in the stream's buffer, and would fail once more when the
+        interpreter ends, with an exit status of its own: so it goes nowhere from then on.
+        """
+        try:
+            yield
+        except (OSError, ValueError):
+            self._live, self._bar = False, None
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)

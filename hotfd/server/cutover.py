@@ -25,7 +25,6 @@ from hotfd.report import Pause, Report
 from hotfd.server.collector import CollectorPause
 from hotfd.server.escrow import Newcomer
 from hotfd.server.moving import Moving
-from hotfd.server.options import ANSWER_LIMIT, Identity, Options
 from hotfd.server.outcome import Journal, Tally
 from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, check_supervision, descriptor_limit, predict
 from hotfd.server.rolling import move_rolling
@@ -38,6 +37,7 @@ from hotfd.wire.sender import Phase, Sender
 
 if TYPE_CHECKING:
     from hotfd.server.engine import Engine
+    from hotfd.server.options import Identity, Options
     from hotfd.server.session import Session
     from hotfd.transfer.channel import Arrival
 
@@ -231,6 +231,7 @@ class Cutover:
             self._successor.channel,
             hold_commits=self.identity.together,
             same_framing=not self._framing_differs,
+            answer_limit=self.options.answer_limit,
             on_change=self.changed.set,
         )
         self.engine.mover = self
@@ -285,9 +286,11 @@ class Cutover:
             case m.Settled():
                 self._pause = Pause(message.pause_p50, message.pause_p99, message.pause_max)
             case m.Accept() if moving is not None and self._failure is None:
+                moving.heard()
                 moving.accepted(ids)
             case m.Refuse() if moving is not None and self._failure is None:
                 concerned = set(ids)
+                moving.heard()
                 moving.refused(refusal for refusal in message.refusals if refusal.id in concerned)
             case m.Ended(cookies=cookies) if moving is not None:
                 for cookie in cookies:
@@ -315,7 +318,7 @@ class Cutover:
         assert self._successor is not None
         self._successor.channel.send(self._machine.finish(self.options.probation))
         late = HandoffRefused("new-hung", "the new process did not settle after its probation")
-        deadline = asyncio.get_running_loop().time() + self.options.probation + ANSWER_LIMIT
+        deadline = asyncio.get_running_loop().time() + self.options.probation + self.options.answer_limit
         await self.until(lambda: self._machine.phase is Phase.SETTLED, deadline, late)
 
     def _completed(self) -> Report:

@@ -42,6 +42,9 @@ BATCH: Final = 64
 """Connections that are fenced and offered at a time. A packet takes four times as many, which saves little per
 connection and makes each of them wait for four times as many others."""
 
+ANSWER_GRACE: Final = 0.25
+"""Seconds that any offer may wait for its answer, also when an earlier one that was taken back got none."""
+
 UNWIND_LIMIT: Final = 1.0
 """Seconds that the ``finally`` blocks of a moved session's handlers may take before they are cancelled."""
 
@@ -72,8 +75,13 @@ class Item:
 
     @property
     def outdated(self) -> bool:
-        """Whether an item has come into a merged queue since the session was written down."""
-        return self._undelivered() != self.written_down
+        """Whether what was written down is no longer so.
+
+        An item has come into a merged queue, or a timeout of the handler's own has woken it and it works.
+        """
+        return self.session is not None and (
+            self._undelivered() != self.written_down or self.session.obstacle() is not None
+        )
 
 
 class Moving:
@@ -86,6 +94,7 @@ class Moving:
         hold_commits: commit nothing before :meth:`commit_all` (everything moves together).
         same_framing: both processes divide bytes into frames alike; else a session moves only while it has
             no undelivered bytes.
+        answer_limit: seconds that the new process may take to answer an offer.
         on_change: called when something has happened that the driver may wait for.
     """
 
@@ -97,6 +106,7 @@ class Moving:
         *,
         hold_commits: bool,
         same_framing: bool,
+        answer_limit: float,
         on_change: Callable[[], None],
     ) -> None:
         self.engine = engine
@@ -108,6 +118,7 @@ class Moving:
         self._channel = channel
         self._hold_commits = hold_commits
         self._same_framing = same_framing
+        self._answer_limit = answer_limit
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._items: dict[int, Item] = {}
@@ -116,6 +127,7 @@ class Moving:
         self._ready: deque[Session] = deque()
         self._committing: list[Item] = []
         self._reluctant: list[Session] = []  # with undelivered bytes, which the new framing would misread
+        self._asked_at: float | None = None
         self._revoking: dict[int, Item] = {}  # revoked; they go on when the kernel has the message
         self._background: set[asyncio.Task[None]] = set()
 
@@ -142,9 +154,21 @@ class Moving:
         return bool(self._waiting or self._reluctant)
 
     @property
-    def oldest_offer(self) -> float | None:
-        """When the oldest unanswered offer was made, by the loop's clock."""
-        return next((item.offered_at for item in self._items.values() if not item.unwinding and not item.unwound), None)
+    def answer_by(self) -> float | None:
+        """When the new process must have answered, by the loop's clock; None when it owes no answer.
+
+        Counted from the first offer since it was heard last, and not from each offer: handlers with
+        timeouts of their own take offers back and make them anew, and must not hide a process that hangs.
+        """
+        owed = [item.offered_at for item in self._items.values() if not item.unwinding and not item.unwound]
+        owed += [item.offered_at for item in self._revoking.values()]
+        if not owed or self._asked_at is None:
+            return None
+        return max(self._asked_at + self._answer_limit, min(owed) + ANSWER_GRACE)
+
+    def heard(self) -> None:
+        """The new process has answered something, be it late: it does not hang."""
+        self._asked_at = self._loop.time() if self.outstanding else None
 
     def want(self, session: Session) -> None:
         """Ask a session to come to a boundary: its gate closes, and :attr:`has_ready` will tell."""
@@ -263,26 +287,14 @@ class Moving:
             HandoffRefused: no descriptor is left for the offer, or the new process reads nothing; what was
                 offered is still the caller's to take back.
         """
-        bundles: list[tuple[Session | None, Bundle]] = []
-        first = self._machine.next_session
-        if process is not None:
-            bundles.append((None, Bundle(SessionRecord(first, PROCESS, 0), [], [])))
-        try:
-            for session in sessions:
-                session.fence()
-                try:
-                    bundles.append((session, capture(session, first + len(bundles), self.engine.codec.encode)))
-                except StateError as error:
-                    self._keep(session, "state-encode", str(error))
-                    self._serve_again(session)
-        except BaseException:
-            for session in sessions:
-                self._serve_again(session)
-            raise
+        bundles = self._write_down(sessions, process)
         if not bundles:
             return
+        first = bundles[0][1].record.session
         offer, _ = self._machine.offer(len(bundles))
         now = self._loop.time()
+        if self._asked_at is None:
+            self._asked_at = now
         for session_or_none, bundle in bundles:
             item = Item(bundle.record.session, session_or_none, bundle, now)
             self._items[item.wire_id] = item
@@ -298,6 +310,30 @@ class Moving:
         except BufferError as error:
             raise HandoffRefused("new-hung", str(error)) from error
 
+    def _write_down(self, sessions: list[Session], process: bytes | None) -> list[tuple[Session | None, Bundle]]:
+        """Fence and capture; whatever is not in the result goes on here, also when this raises."""
+        bundles: list[tuple[Session | None, Bundle]] = []
+        first = self._machine.next_session
+        if process is not None:
+            bundles.append((None, Bundle(SessionRecord(first, PROCESS, 0), [], [])))
+        left = deque(sessions)
+        try:
+            while left:
+                session = left[0]
+                session.fence()
+                try:
+                    bundles.append((session, capture(session, first + len(bundles), self.engine.codec.encode)))
+                    left.popleft()
+                except StateError as error:
+                    left.popleft()
+                    self._keep(session, "state-encode", str(error))
+                    self._serve_again(session)
+        except BaseException:
+            for session in [*(session for session, _ in bundles if session is not None), *left]:
+                self._serve_again(session)
+            raise
+        return bundles
+
     def _keep(self, session: Session, code: str, detail: str) -> None:
         self.tally.count("kept", len(session.connections), code)
         log.event(logging.WARNING, "session-kept", session=session.id, code=code, reason=detail)
@@ -307,7 +343,7 @@ class Moving:
     def accepted(self, ids: Iterable[int]) -> None:
         """The new process can serve these: unwind their handlers, then commit.
 
-        A session that has been given something since it was written down is taken back, and offered anew.
+        A session that is not any more as it was written down is taken back, and offered anew.
         """
         items = [self._items[id] for id in ids]
         if self._hold_commits:
@@ -327,7 +363,7 @@ class Moving:
         return all(item.accepted for item in self._items.values())
 
     def unwind_all(self) -> bool:
-        """Unwind everything; False, and nothing is done, when a session was given something since."""
+        """Unwind everything; False, and nothing is done, when a session is not any more as it was written down."""
         items = list(self._items.values())
         if any(item.outdated for item in items):
             return False

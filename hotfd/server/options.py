@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 ANSWER_LIMIT: Final = 10.0
-"""Seconds that the new process may take to answer an offer, or to settle after its probation."""
+"""Seconds that a new process may take to answer an offer, or to settle after its probation, where the deadline
+for its start is longer: what it does then takes milliseconds, and sessions wait for it."""
 
 DryRun = Literal["plan", "deep"]
 
@@ -17,7 +18,7 @@ class Options:
     """What an operator asks for.
 
     Attributes:
-        deadline: seconds that the new process may take to become ready.
+        deadline: seconds that the new process may take to become ready, and at most for any later answer.
         boundary_timeout: seconds that sessions may take to reach a boundary.
         laggards: what happens to those that do not: ``keep`` them here, or ``close`` them.
         probation: seconds after the last commit in which the new process can still fail without loss.
@@ -35,6 +36,11 @@ class Options:
     command: tuple[str, ...] | None = None
     cwd: str | None = None
     dry_run: DryRun | None = None
+
+    @property
+    def answer_limit(self) -> float:
+        """Seconds that the new process may take for an answer once it is ready."""
+        return min(self.deadline, ANSWER_LIMIT)
 
 
 @dataclass(slots=True, frozen=True)

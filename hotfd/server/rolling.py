@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from hotfd import log
 from hotfd.errors import HandoffRefused
 from hotfd.server.moving import BATCH, Moving
-from hotfd.server.options import ANSWER_LIMIT
 
 if TYPE_CHECKING:
     from hotfd.server.cutover import Cutover
@@ -42,6 +42,7 @@ async def move_rolling(cutover: Cutover, moving: Moving) -> None:
     total = len(pending)
     while True:
         cutover.raise_failure()
+        _check_answered(cutover, moving)
         moving.ask_again()
         while moving.outstanding < PIPELINE and (pending or moving.has_ready):
             for _ in range(min(len(pending), BATCH)):
@@ -74,21 +75,25 @@ def _check_not_all_refused(moving: Moving) -> None:
 async def _progress(cutover: Cutover, moving: Moving, deadline: float) -> None:
     """Wait until something happened, the boundary timeout is over, or an answer is overdue."""
     loop = asyncio.get_running_loop()
-    oldest = moving.oldest_offer
-    answer_by = oldest + ANSWER_LIMIT if oldest is not None else NEVER
+    answer_by = moving.answer_by or NEVER
     wake = min(answer_by, deadline if moving.late and loop.time() < deadline else NEVER)
     if moving.reluctant:
         wake = min(wake, loop.time() + RELUCTANT_INTERVAL)
     cutover.changed.clear()
-    try:
+    with suppress(TimeoutError):  # the caller looks what it was that is over
         async with asyncio.timeout_at(None if wake == NEVER else wake):
             await cutover.changed.wait()
-    except TimeoutError:
-        cutover.catch_up()
-        if loop.time() >= answer_by and moving.oldest_offer == oldest:
-            raise HandoffRefused(
-                "new-hung", f"the new process did not answer an offer within {ANSWER_LIMIT:g} s"
-            ) from None
+
+
+def _check_answered(cutover: Cutover, moving: Moving) -> None:
+    """A new process that owes an answer for too long hangs; what it has said already is read first."""
+    now = asyncio.get_running_loop().time()
+    if now < (moving.answer_by or NEVER):
+        return
+    cutover.catch_up()
+    if now >= (moving.answer_by or NEVER):
+        limit = cutover.options.answer_limit
+        raise HandoffRefused("new-hung", f"the new process did not answer an offer within {limit:g} s")
 
 
 def _leave_behind(cutover: Cutover, moving: Moving) -> None:

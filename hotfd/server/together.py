@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd.errors import HandoffRefused
 from hotfd.server.moving import Moving, process_state
-from hotfd.server.options import ANSWER_LIMIT
 
 if TYPE_CHECKING:
     from hotfd.server.cutover import Cutover
@@ -32,32 +31,57 @@ async def move_together(cutover: Cutover, moving: Moving) -> None:
     Raises:
         HandoffRefused: the gate did not close, something cannot travel, or the new process failed.
     """
-    sessions, process = await _at_rest(cutover, moving)
-    cutover.pass_listeners(hold=True)
-    moving.offer(sessions, process)
-    if moving.tally.sessions["kept"]:
-        raise HandoffRefused("state-encode", "a session's state cannot travel, and all must move together")
     loop = asyncio.get_running_loop()
-    late = HandoffRefused("new-hung", "the new process did not take the sessions over in time")
-    deadline = loop.time() + max(ANSWER_LIMIT, cutover.options.deadline)
-    await cutover.until(lambda: moving.first_refusal is not None or moving.all_accepted, deadline, late)
-    if moving.first_refusal is not None:
-        raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)
-    if not moving.unwind_all():
-        raise HandoffRefused("no-boundary", "a merged queue was filled in the moment of the handoff; try again")
-    await cutover.until(lambda: moving.all_unwound, deadline, late)
-    cutover.raise_failure()
+    deadline = loop.time() + cutover.options.boundary_timeout
+    sessions, process = await _at_rest(cutover, moving, deadline)
+    cutover.pass_listeners(hold=True)
+    while not await _offer_all(cutover, moving, sessions, process):
+        # Somebody's own timeout woke him while the new process read the offer: everybody goes on, and comes
+        # to rest again. The new process holds its listeners until the first commit.
+        await _take_all_back(cutover, moving)
+        sessions, process = await _at_rest(cutover, moving, deadline)
     moving.commit_all()
     cutover.emit({"event": "progress", "moved": len(sessions), "total": len(sessions)})
 
 
-async def _at_rest(cutover: Cutover, moving: Moving) -> tuple[list[Session], bytes]:
+async def _offer_all(cutover: Cutover, moving: Moving, sessions: list[Session], process: bytes) -> bool:
+    """Offer everything and unwind it; False when it is not any more as it was offered."""
+    moving.offer(sessions, process)
+    if moving.tally.sessions["kept"]:
+        raise HandoffRefused("state-encode", "a session's state cannot travel, and all must move together")
+    late = HandoffRefused("new-hung", "the new process did not take the sessions over in time")
+    deadline = asyncio.get_running_loop().time() + cutover.options.deadline
+    await cutover.until(lambda: moving.first_refusal is not None or moving.all_accepted, deadline, late)
+    if moving.first_refusal is not None:
+        raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)
+    if not moving.unwind_all():
+        return False
+    await cutover.until(lambda: moving.all_unwound, deadline, late)
+    cutover.raise_failure()
+    return True
+
+
+async def _take_all_back(cutover: Cutover, moving: Moving) -> None:
+    task = moving.revoke_all()
+    if task is not None:
+        try:
+            async with asyncio.timeout(cutover.options.answer_limit):
+                await asyncio.shield(task)
+        except TimeoutError:
+            raise HandoffRefused("new-hung", "the new process reads nothing any more") from None
+    cutover.raise_failure()
+    if moving.outstanding:  # the revocation was not heard
+        raise HandoffRefused("new-hung", "the handoff channel has ended")
+    cutover.engine.start_accepting()
+    await asyncio.sleep(GATE_BACKOFF[0])
+
+
+async def _at_rest(cutover: Cutover, moving: Moving, deadline: float) -> tuple[list[Session], bytes]:
     """Bring everything to rest, and export the process-wide state of that moment.
 
     Returns:
         all sessions, each at its boundary, and the exported state.
     """
-    deadline = asyncio.get_running_loop().time() + cutover.options.boundary_timeout
     while True:
         sessions = await _close_the_gate(cutover, moving, deadline)
         try:

@@ -107,6 +107,7 @@ class Rig:
             self.channel,
             hold_commits=hold,
             same_framing=same_framing,
+            answer_limit=10.0,
             on_change=lambda: self.on_change(),
         )
         self.engine.mover = self.moving

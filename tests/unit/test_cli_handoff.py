@@ -192,7 +192,7 @@ def test_a_pipe_gets_plain_lines_and_few_of_them(tmp_path):
     assert lines[2:] == [f"hotfd: move {percent * 10}/1000 ({percent} %)" for percent in range(0, 101, 10)]
 
 
-def test_a_terminal_gets_one_line_that_is_redrawn_and_taken_away(tmp_path):
+def test_a_terminal_gets_a_bar_while_sessions_move(tmp_path):
     ours, theirs = pty.openpty()
     with serving(tmp_path / "run", {"update": updates(report(), EVENTS)}) as path:
         done = handoff(path, "--json", capture_output=False, stdout=subprocess.PIPE, stderr=theirs)
@@ -204,9 +204,9 @@ def test_a_terminal_gets_one_line_that_is_redrawn_and_taken_away(tmp_path):
     except OSError:
         pass  # EIO: the other end is closed, which is how a terminal ends
     os.close(ours)
-    assert b"[###############---------------] move 500/1000 (50 %)" in screen
-    assert b"\n" not in screen
-    assert screen.endswith(b"\r\x1b[K")
+    assert screen.startswith(b"hotfd: spawn\r\nhotfd: move (new process ")
+    assert b"hotfd: move  [###############---------------]  500/1000   50%" in screen
+    assert screen.endswith(b"  1000/1000  100%\x1b[?25h\r\n"), "the cursor is shown again"
     assert json.loads(done.stdout)["outcome"] == "completed"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,8 +14,6 @@ from hotfd import _core
 from hotfd.errors import HandedOff
 from hotfd.framing import Framing
 from hotfd.server import moving as module
-from hotfd.server.connection import Connection
-from hotfd.server.session import Session
 from hotfd.server.snapshot import capture, restore
 from hotfd.state import decode_any
 from hotfd.transfer.offer import Bundle
@@ -23,6 +21,10 @@ from hotfd.wire import messages as m
 from hotfd.wire.records import ConnectionRecord, SessionRecord
 from tests.unit.server_rig import MANY_TURNS, Rig, rig, until
 from tests.unit.wire_support import nothing_stays_open, on_each_loop, tcp_pair, turns
+
+if TYPE_CHECKING:
+    from hotfd.server.connection import Connection
+    from hotfd.server.session import Session
 
 __all__ = ["nothing_stays_open"]
 
@@ -223,6 +225,39 @@ async def test_a_handler_that_ends_while_it_is_offered_has_ended(helper: bool) -
         await client.hears_the_end()
         assert ended == [id]
         assert started == [False], "nobody wakes the dead"
+
+
+@pytest.mark.parametrize("hold", [False, True])
+@on_each_loop
+async def test_a_handler_that_its_own_timeout_wakes_while_offered_is_not_unwound_in_the_middle_of_its_work(
+    hold: bool,
+) -> None:
+    alarm, working, work = Alarm(), asyncio.Event(), asyncio.Event()
+
+    async def talk(conn: Connection[Any]) -> None:
+        try:
+            async with alarm():
+                await conn.receive()
+        except TimeoutError:
+            working.set()
+            await work.wait()
+            await conn.send(b"worked")
+        await echo(conn)
+
+    async with rig(talk, hold=hold) as made:
+        client = await made.client()
+        ids = await made.offered()
+        alarm.ring()
+        await working.wait()
+        made.say(m.Accept(ids))
+        if hold:
+            await until(lambda: made.moving.all_accepted)
+            assert not made.moving.unwind_all()
+            made.moving.revoke_all()
+        await until(lambda: not made.moving.outstanding)
+        assert made.moving.committed == 0
+        work.set()
+        await client.hears(b"worked\n")
 
 
 @on_each_loop

@@ -10,15 +10,19 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hotfd.errors import HandoffRefused
 from hotfd.server import successor as module
 from hotfd.server.successor import Successor
-from hotfd.transfer.channel import Arrival
+from hotfd.transfer.channel import MAX_READS
 from hotfd.wire import messages as m
-from tests.unit.wire_support import Happening, nothing_stays_open, on_each_loop
+from tests.unit.wire_support import LIMIT, Happening, nothing_stays_open, on_each_loop
+
+if TYPE_CHECKING:
+    from hotfd.transfer.channel import Arrival
 
 __all__ = ["nothing_stays_open"]
 
@@ -166,15 +170,19 @@ async def test_a_process_that_ends_before_it_speaks_fails_with_its_status(script
         assert (failure.code, failure.detail) == ("new-exited", f"the new process {how} before it was ready")
 
 
+@pytest.mark.parametrize("identified", [True, False])
 @on_each_loop
-async def test_what_a_process_has_said_before_it_died_comes_before_its_death() -> None:
+async def test_what_a_process_has_said_before_it_died_comes_before_its_death(identified: bool) -> None:
+    said = 2 * MAX_READS  # more than one turn of the loop reads
+    source = f"[say(m.Ended([])) for _ in range({said})]; say(m.Failed('unhealthy', 'no database')); sys.exit(4)"
     async with old() as made:
-        order: list[str] = []
-        made.successor._on_message = lambda arrival: (order.append(type(arrival.message).__name__), arrival.close())
-        made.successor._on_failure = lambda failure: (order.append(failure.detail), made.happening.note())
-        made.start(*python("say(hello); say(m.Failed('unhealthy', 'no database')); sys.exit(4)"))
-        await made.happening.until(lambda: made.successor.dead and len(order) > 2)
-        assert order == ["Hello", "Failed", "the new process exited with status 4 before the handoff was settled"]
+        heard_at_death: list[int] = []
+        made.successor._on_failure = lambda _: (heard_at_death.append(len(made.messages)), made.happening.note())
+        made.start(*python(f"say(hello); {source}" if identified else source))
+        os.waitid(os.P_PID, made.child, os.WEXITED | os.WNOWAIT)  # the loop stands still meanwhile
+        await made.happening.until(lambda: heard_at_death)
+        assert heard_at_death == [identified + said + 1]
+        assert isinstance(made.messages[-1], m.Failed)
 
 
 @on_each_loop
@@ -258,7 +266,9 @@ async def test_a_stopped_process_is_ended_at_once() -> None:
 
 @on_each_loop
 async def test_a_process_that_owns_nothing_is_told_to_leave_and_why() -> None:
-    source = "say(hello); abort = hear(); sys.exit(0 if (abort.code, abort.detail) == ('test', 'the test is over') else 9)"
+    source = (
+        "say(hello); abort = hear(); sys.exit(0 if (abort.code, abort.detail) == ('test', 'the test is over') else 9)"
+    )
     async with old() as made:
         made.start(*python(source))
         await made.hello()
@@ -295,12 +305,14 @@ async def test_a_process_that_cannot_be_killed_is_reported(
 @on_each_loop
 async def test_whoever_waits_for_the_channel_learns_that_the_process_is_ended() -> None:
     async with old() as made:
+        other = os.dup(made.successor._theirs)  # as a child of the new process inherits it, and keeps it open
         made.start("sleep", "1000")
         while not made.successor.channel.queued:
             made.successor.channel.send(m.Commit([]))
         waiting = asyncio.create_task(made.successor.channel.flushed())
         await made.end(at_once=True)
         assert await waiting is False
+        os.close(other)
 
 
 @on_each_loop
@@ -308,6 +320,9 @@ async def test_a_process_that_outlives_the_handoff_is_reaped_when_it_ends() -> N
     made = Old()
     made.start(*python("say(hello); os.close(channel); signal.pause()"))
     child = await made.hello()
+    async with asyncio.timeout(LIMIT):
+        while not made.successor.channel.ended:  # nobody but the new process had the other end open
+            await asyncio.sleep(0.001)
     made.successor.close()
     assert exists(child)
     os.kill(child, signal.SIGTERM)

@@ -91,6 +91,9 @@ class Line:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.reader.close()
         self.sock.close()
 
@@ -103,11 +106,12 @@ def unix_line(path: Path, name: bytes | None = None) -> Line:
     return Line(sock)
 
 
-def only_process(tmp_path: Path) -> int:
-    """Return the one process of the service that is left."""
+def only_process(tmp_path: Path, *, but: int = 0) -> int:
+    """Return the one process of the service that is left, beside one that only looks on."""
 
     def left() -> list[int]:
-        return harness.processes_with_environment("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
+        found = harness.processes_with_environment("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
+        return [pid for pid in found if pid != but]
 
     eventually(lambda: len(left()) == 1, "not one process is left")
     return left()[0]
@@ -249,7 +253,7 @@ def test_a_new_process_that_is_told_to_stop_in_its_probation_gives_everything_ba
 # ---------------------------------------------------------------- an export that takes its time
 
 TOGETHER = """
-    import asyncio, os, sys
+    import asyncio, os, sys, time
     import hotfd
 
     MODE = os.environ["MODE"]
@@ -282,11 +286,17 @@ TOGETHER = """
         if MODE == "timeout" and not working.is_set():
             timeouts[0].reschedule(0)
             await working.wait()
+        if MODE == "import" and not working.is_set():
+            timeouts[0].reschedule(asyncio.get_running_loop().time() + 0.2)
         while MODE == "kill" and session.connections:
             await asyncio.sleep(0.01)
         return {}
 
-    hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}", cutover="together", export_state=export, import_state=lambda _: None)
+    def load(state):
+        if MODE == "import":
+            time.sleep(0.5)
+
+    hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}", cutover="together", export_state=export, import_state=load)
 """
 
 
@@ -304,7 +314,7 @@ def exporting(tmp_path: Path, mode: str) -> Iterator[tuple[harness.Server, list[
             yield service, lines
         finally:
             for line in lines:
-                line.__exit__()
+                line.close()
 
 
 def echoes(line: Line) -> bool:
@@ -322,12 +332,13 @@ def test_a_connection_that_ends_during_the_export_does_not_move(tmp_path: Path, 
         assert all(echoes(line) for line in others)
         status = service.status()
         assert (status["connections"], status["sessions"]) == (2, 2)
-        first.__exit__()
+        first.close()
         harness.wait_gone(old)
 
 
-def test_a_handler_that_is_woken_during_the_export_finishes_its_work_first(tmp_path: Path) -> None:
-    with exporting(tmp_path, "timeout") as (service, (first, *others)):
+@pytest.mark.parametrize("mode", ["timeout", "import"])
+def test_a_handler_that_is_woken_during_the_export_or_import_finishes_its_work_first(tmp_path: Path, mode: str) -> None:
+    with exporting(tmp_path, mode) as (service, (first, *others)):
         report = service.handoff("--probation", "0.1")
         assert report["connections"]["moved"] == 3
         assert first.hear() == b"worked"
@@ -432,7 +443,7 @@ def test_a_new_process_that_hangs_is_found_out_although_every_handler_has_a_hear
             while (heard := line.hear()) == b"ping":
                 pass
             assert heard == b"x"
-            line.__exit__()
+            line.close()
 
 
 NO_PIDFD = """
@@ -463,23 +474,12 @@ def test_a_new_process_that_finds_the_old_one_dead_serves_where_no_pidfd_tells(t
             harness.kill(service.pid)
             service.process.wait()
             gate.write_text("open\n")
-            new = only_process_but(tmp_path, handoff.process.pid)
+            new = only_process(tmp_path, but=handoff.process.pid)
             service.pids.append(new)
             service.pid = new
             eventually(lambda: harness._listening(service.port), f"nobody listens:\n{service.logged()}")
             with Line(service.connect()) as client:
                 assert client.served()
-
-
-def only_process_but(tmp_path: Path, other: int) -> int:
-    """Return the one process of the service that is left, beside one that only looks on."""
-
-    def left() -> list[int]:
-        found = harness.processes_with_environment("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
-        return [pid for pid in found if pid != other]
-
-    eventually(lambda: len(left()) == 1, "not one process is left")
-    return left()[0]
 
 
 # ---------------------------------------------------------------- clients
@@ -492,7 +492,7 @@ def test_the_old_process_drops_its_copies_of_moved_clients_that_leave(tmp_path: 
             new = handoff.phase("probation")
             before = harness.descriptors_of(service.pid)
             for line in lines[1:]:
-                line.__exit__()
+                line.close()
             eventually(lambda: harness.descriptors_of(service.pid) <= before - 29, "the old process keeps its copies")
             harness.kill(new)
             report = handoff.report(1)

@@ -173,7 +173,7 @@ class Rig:
 
     def received(self) -> list[tuple[m.AnyMessage, list[int]]]:
         """What has come to the new process, with the descriptors, which the caller owns."""
-        found = []
+        found: list[tuple[m.AnyMessage, list[int]]] = []
         while True:
             try:
                 raw = _core.receive_message(self._theirs)

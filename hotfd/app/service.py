@@ -82,7 +82,8 @@ class Server(Generic[S]):
         export_state: with ``together``: returns the process-wide state, made of plain values. May be a
             coroutine function.
         import_state: with ``together``: takes in the new process what ``export_state`` returned. A plain
-            function.
+            function; it may be called more than once before the new process serves, and what it was given
+            last is what counts.
         control: whether to open a control socket, without which nobody can ask for a handoff.
 
     Raises:

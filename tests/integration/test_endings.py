@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -463,6 +464,15 @@ NO_PIDFD = """
 """
 
 
+def opened(gate: Path) -> int | None:
+    """Open a fifo for writing, if somebody reads it; the caller closes it."""
+    try:
+        return os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        assert error.errno == errno.ENXIO
+        return None
+
+
 def test_a_new_process_that_finds_the_old_one_dead_serves_where_no_pidfd_tells(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -470,10 +480,11 @@ def test_a_new_process_that_finds_the_old_one_dead_serves_where_no_pidfd_tells(t
         program = f'read line <"{gate}"; exec "$@"'
         command = ["sh", "-c", program, "sh", sys.executable, *service.process.args[1:]]
         with handing_over(service, command=command) as handoff:
-            handoff.phase("spawn")
+            writer = eventually(lambda: opened(gate), "the new process is not started")
             harness.kill(service.pid)
             service.process.wait()
-            gate.write_text("open\n")
+            os.write(writer, b"open\n")
+            os.close(writer)
             new = only_process(tmp_path, but=handoff.process.pid)
             service.pids.append(new)
             service.pid = new

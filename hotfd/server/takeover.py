@@ -371,6 +371,9 @@ class Takeover:
             logging.INFO, "took-over", id=self.handoff, generation=self.generation, connections=len(self._pauses_ms)
         )
         self._collector.end()
+        if self._touch is not None:  # everything is unhooked from it
+            self._touch.close()
+            self._touch = None
         if not self.done.done():
             self.done.set_result(None)
         self._channel.close()
@@ -379,13 +382,16 @@ class Takeover:
 
     def _orphaned(self) -> None:
         """The old process is certainly dead: read what it said to the end, and own what it offered."""
+        if self._old is not None:
+            self._old.close()
         if self._setup is not None:
             self.on_old_exit(self._setup.pid)
-        if self.done.done():
-            return
-        self._channel.drain()
-        if self.done.done():
-            return
+        if not self.done.done():
+            self._channel.drain()
+        if not self.done.done():
+            self._inherit()
+
+    def _inherit(self) -> None:
         self._unhook()
         ids = self._machine.orphaned()
         log.event(logging.WARNING, "old-process-died", id=self.handoff, inherited_sessions=len(ids))

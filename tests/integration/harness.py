@@ -16,7 +16,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,14 @@ def gone_within(pid: int, limit: float) -> bool:
 def wait_gone(pid: int, limit: float = 10.0) -> None:
     """Wait until a process is dead."""
     assert gone_within(pid, limit), f"process {pid} did not end within {limit} s"
+
+
+def becomes(look: Callable[[], object], wanted: object, limit: float = 5.0) -> None:
+    """Wait until what is seen is what is wanted; for what another process does soon, and does not announce."""
+    deadline = time.monotonic() + limit
+    while (seen := look()) != wanted:
+        assert time.monotonic() < deadline, f"{seen} after {limit} s instead of {wanted}"
+        select.select([], [], [], 0.01)
 
 
 def free_port() -> int:

@@ -34,7 +34,11 @@ class Tally:
 
     def counts(self) -> tuple[Counts, Counts]:
         """Return the counts of connections and of sessions."""
-        return tuple(Counts(**{fate: c[fate] for fate in FATES}) for c in (self.connections, self.sessions))  # type: ignore[return-value]
+        return _counts(self.connections), _counts(self.sessions)
+
+
+def _counts(fates: Counter[str]) -> Counts:
+    return Counts(**{fate: fates[fate] for fate in FATES})
 
 
 class Journal:

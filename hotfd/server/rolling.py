@@ -53,15 +53,13 @@ async def move_rolling(cutover: Cutover, moving: Moving) -> None:
                 cutover.raise_failure()
         cutover.emit({"event": "progress", "moved": moving.tally.sessions["moved"], "total": total})
         _check_not_all_refused(moving)
-        if pending or moving.outstanding:
-            pass
-        elif not moving.waiting:
-            return
-        elif loop.time() >= deadline:
-            _leave_behind(cutover, moving)
-            continue
-        if not pending:
-            cutover.collector.end()  # only laggards are left
+        if not pending and not moving.outstanding:
+            if not moving.waiting:
+                return
+            cutover.collector.end()  # only those are left that have not come to a boundary yet
+            if loop.time() >= deadline:
+                _leave_behind(cutover, moving)
+                continue
         await _progress(cutover, moving, deadline)
 
 

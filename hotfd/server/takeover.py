@@ -462,4 +462,5 @@ def percentiles(values: list[float]) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     ordered = sorted(values)
     last = len(ordered) - 1
-    return tuple(round(ordered[round(last * share)], 3) for share in (0.5, 0.99, 1.0))  # type: ignore[return-value]
+    median, high, greatest = (round(ordered[round(last * share)], 3) for share in (0.5, 0.99, 1.0))
+    return median, high, greatest

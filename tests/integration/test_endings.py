@@ -295,7 +295,7 @@ TOGETHER = """
 
     def load(state):
         if MODE == "import":
-            time.sleep(0.5)
+            time.sleep(0.5)  # long enough for the timeout, of 0.2 s, in the process that waits for this
 
     hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}", cutover="together", export_state=export, import_state=load)
 """

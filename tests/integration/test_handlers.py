@@ -312,7 +312,7 @@ def test_a_state_version_is_upgraded_and_private_fields_and_types_come_back(tmp_
 
 def _indented(first: str, second: str) -> tuple[str, str]:
     """The program is written without the indentation of this file."""
-    return tuple(text.replace("\n    ", "\n") for text in (first, second))  # type: ignore[return-value]
+    return first.replace("\n    ", "\n"), second.replace("\n    ", "\n")
 
 
 def test_a_handler_that_raises_ends_its_own_connection_only(tmp_path: Path) -> None:

@@ -293,10 +293,11 @@ async def test_a_server_that_stops_lets_go_of_what_is_offered_without_a_trace() 
 
 @on_each_loop
 async def test_a_session_that_is_given_up_is_reported_as_it_is_now() -> None:
-    release = asyncio.Event()
+    started, release = asyncio.Event(), asyncio.Event()
 
     async def slow_to_end() -> None:
         try:
+            started.set()
             await asyncio.Event().wait()
         finally:
             await release.wait()
@@ -307,6 +308,7 @@ async def test_a_session_that_is_given_up_is_reported_as_it_is_now() -> None:
 
     async with rig(talk) as made:
         client = await made.client()
+        await started.wait()  # one that is cancelled before its first step has nothing to end slowly
         made.moving.want(made.session)
         await turns(MANY_TURNS)
         ((session, (code, _)),) = made.moving.give_up_waiting()
@@ -409,6 +411,7 @@ async def test_a_session_that_is_left_behind_without_its_helpers_gets_them_back_
 
     async with rig(talk) as made:
         client = await made.client()
+        await until(lambda: helping)  # the helper has begun, and ends slowly
         made.moving.want(made.session)
         await turns(MANY_TURNS)  # the merged queue's getter has ended, the helper has not
         alarm.ring()

@@ -29,6 +29,7 @@ from hotfd.errors import (
     HandedOff,
     HandoffRefused,
     HotfdError,
+    SessionElsewhere,
     StateError,
 )
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from hotfd.app.service import Server
     from hotfd.framing import Delimited, Fixed, Framing, LengthPrefix, Lines, Netstring, Resp, VarintPrefix
     from hotfd.server.connection import Connection
+    from hotfd.server.session import Session
     from hotfd.state import State
 
 __all__ = [
@@ -58,6 +60,8 @@ __all__ = [
     "Netstring",
     "Resp",
     "Server",
+    "Session",
+    "SessionElsewhere",
     "State",
     "StateError",
     "VarintPrefix",
@@ -76,6 +80,7 @@ _HOME = {
     "Netstring": "hotfd.framing",
     "Resp": "hotfd.framing",
     "Server": "hotfd.app.service",
+    "Session": "hotfd.server.session",
     "State": "hotfd.state",
     "VarintPrefix": "hotfd.framing",
     "run": "hotfd.app.runner",

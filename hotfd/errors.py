@@ -15,6 +15,7 @@ does not swallow it.
           +-- FramingError       the peer sent what is no frame
           |    +-- FrameTooLarge
           +-- StateError         a state cannot travel, or cannot be read
+          |    +-- StateTooNew   it holds what the older version that is to read it does not know
           +-- ChannelError       the other process broke the handoff protocol
           +-- HandoffRefused     a handoff did not happen, and why
           +-- ControlError       a control endpoint could not be reached or answered badly
@@ -35,6 +36,21 @@ class HotfdError(Exception):
 
 class ConnectionMoved(HotfdError):  # noqa: N818 - the field's word for it
     """A task that does not belong to a connection wrote to it after it moved; nothing was sent."""
+
+
+class SessionElsewhere(HotfdError):  # noqa: N818 - reads as the condition
+    """A connection would have to move to a newer process to join a session, and its handler does not let it move.
+
+    Args:
+        reason: why it must not move, as the handler has said it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"a newer process serves shared sessions now, and this connection may not move there ({reason}); "
+            "set movable to True before join"
+        )
+        self.reason = reason
 
 
 class FramingError(HotfdError):
@@ -65,6 +81,10 @@ class StateError(HotfdError):
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.problem = problem
+
+
+class StateTooNew(StateError):  # noqa: N818 - reads as the condition
+    """A state that is to be written for an older version holds something which that version does not know."""
 
 
 class ChannelError(HotfdError):

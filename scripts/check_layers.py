@@ -19,16 +19,31 @@ if TYPE_CHECKING:
 
 PACKAGE = "hotfd"
 
-LAYERS = ("base", "_core", "framing", "state", "wire", "transfer", "server", "control", "testing", "app", "cli")
+LAYERS = (
+    "base",
+    "_core",
+    "framing",
+    "state",
+    "wire",
+    "transfer",
+    "server",
+    "display",
+    "control",
+    "console",
+    "testing",
+    "supervisor",
+    "app",
+    "cli",
+)
 """From low to high. What is not named here belongs to no layer, and is an offence itself."""
 
-BASE = ("errors", "log", "report", "_version")
+BASE = ("errors", "log", "report", "systemd", "_version")
 """Modules of the lowest layer, which everybody may import."""
 
-FORBIDDEN = {"control": {"server"}}
+FORBIDDEN = {"control": {"server"}, "console": {"server"}, "display": {"server"}, "supervisor": {"server", "testing"}}
 """Layers that may not be imported although they are below: the control socket knows nothing of the server."""
 
-DEFERRED = {"cli": {"server", "app"}}
+DEFERRED = {"cli": {"server", "supervisor", "app"}}
 """Layers that may be imported inside a function only: the command line must start quickly."""
 
 NATIVE = ("cffi", "_cffi_backend", "hotfd._core._native")

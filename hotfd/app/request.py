@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,37 +13,68 @@ from hotfd.server.options import Options
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86400)]
 
 
-class _Update(msgspec.Struct, forbid_unknown_fields=True):
-    type: str = "update"
+class _Handoff(msgspec.Struct, forbid_unknown_fields=True):
+    """What an update and a rollback have in common."""
+
     dry_run: Literal["plan", "deep"] | None = None
     deadline: Seconds = 60.0
     boundary_timeout: Seconds = 10.0
     laggards: Literal["keep", "close"] = "keep"
     probation: Seconds = 5.0
     force: bool = False
+
+
+class _Update(_Handoff, forbid_unknown_fields=True):
+    type: str = "update"
+    allow_downgrade: bool = False
     command: Annotated[list[str], msgspec.Meta(max_length=4096)] | None = None
     cwd: str | None = None
 
 
+class _Rollback(_Handoff, forbid_unknown_fields=True):
+    type: str = "rollback"
+    to: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class _Sessions(msgspec.Struct, forbid_unknown_fields=True):
+    type: str = "sessions"
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+
+
+def limit_of(request: dict[str, Any]) -> int:
+    """Read the request for a sample of sessions: how many at most.
+
+    Raises:
+        HandoffRefused: a field is unknown, or has a value that it cannot have.
+    """
+    try:
+        return msgspec.convert(request, _Sessions).limit
+    except msgspec.ValidationError as error:
+        raise HandoffRefused("malformed", f"the sessions instruction cannot be read: {error}") from None
+
+
 def options_of(request: dict[str, Any]) -> Options:
-    """Read the request for a handoff.
+    """Read the request for a handoff, to a new version or back to an old one.
 
     Raises:
         HandoffRefused: a field is unknown, or has a value that it cannot have.
     """
     if request.get("dry_run") is False:
         request = {**request, "dry_run": None}
+    kind: type[_Update | _Rollback] = _Rollback if request.get("type") == "rollback" else _Update
     try:
-        update = msgspec.convert(request, _Update)
+        asked: _Update | _Rollback = msgspec.convert(request, kind)
     except msgspec.ValidationError as error:
-        raise HandoffRefused("malformed", f"the update instruction cannot be read: {error}") from None
-    return Options(
-        deadline=update.deadline,
-        boundary_timeout=update.boundary_timeout,
-        laggards=update.laggards,
-        probation=update.probation,
-        force=update.force,
-        command=tuple(update.command) if update.command else None,
-        cwd=update.cwd,
-        dry_run=update.dry_run,
+        raise HandoffRefused("malformed", f"the {request.get('type')} instruction cannot be read: {error}") from None
+    options = Options(
+        deadline=asked.deadline,
+        boundary_timeout=asked.boundary_timeout,
+        laggards=asked.laggards,
+        probation=asked.probation,
+        force=asked.force,
+        dry_run=asked.dry_run,
     )
+    if isinstance(asked, _Rollback):
+        return replace(options, rollback=True, to=asked.to)
+    command = tuple(asked.command) if asked.command else None
+    return replace(options, command=command, cwd=asked.cwd, allow_downgrade=asked.allow_downgrade)

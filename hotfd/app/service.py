@@ -17,23 +17,30 @@ import msgspec
 
 from hotfd import log
 from hotfd._version import __version__
-from hotfd.app.notify import notify
-from hotfd.app.request import options_of
-from hotfd.control.endpoint import Endpoint
+from hotfd.app.events import Hub
+from hotfd.app.notify import Notifier
+from hotfd.app.past import Past
+from hotfd.app.request import limit_of, options_of
+from hotfd.control.endpoint import Endpoint, Instruction
 from hotfd.control.runtime import RuntimeDirectory, socket_name
 from hotfd.errors import ControlError, HandoffRefused
 from hotfd.framing import Framing, Lines
+from hotfd.server.activation import activated
 from hotfd.server.cutover import Cutover
 from hotfd.server.engine import Engine
-from hotfd.server.listener import parse
+from hotfd.server.kinds import Kinds
+from hotfd.server.neighbours import Neighbours
 from hotfd.server.options import Identity
+from hotfd.server.sample import sample
 from hotfd.server.takeover import Takeover
 from hotfd.state import Codec, State
+from hotfd.transfer.listening import parse
 from hotfd.transfer.process import inherited_channel
 
 if TYPE_CHECKING:
     from hotfd.report import Report
     from hotfd.server.connection import Connection
+    from hotfd.transfer.history import History
 
 S = TypeVar("S")
 Hook = Callable[[], Any]
@@ -48,6 +55,7 @@ REPORTS = 16
 class ServerOptions(TypedDict, total=False):
     """The arguments of :class:`Server` that :func:`hotfd.run` passes on."""
 
+    session_states: Sequence[type[Any] | State[Any]]
     cutover: Literal["rolling", "together"]
     on_start: Hook | None
     healthy: Hook | None
@@ -72,6 +80,8 @@ class Server(Generic[S]):
         framing: where frames end; :class:`hotfd.Lines` when not given.
         state: the type of ``connection.state``: a dataclass, a msgspec Struct, a TypedDict or a
             :class:`hotfd.State`; None keeps none.
+        session_states: types of shared sessions' states that are no classes at module level; those are found
+            by their names.
         name: the service's name in status and process lists.
         cutover: ``rolling`` moves each session by itself; ``together`` moves all in one moment, with what
             ``export_state`` returns, for servers whose sessions share state.
@@ -98,6 +108,7 @@ class Server(Generic[S]):
         *,
         framing: Framing | None = None,
         state: type[S] | State[S] | None = None,
+        session_states: Sequence[type[Any] | State[Any]] = (),
         name: str = "",
         cutover: Literal["rolling", "together"] = "rolling",
         on_start: Hook | None = None,
@@ -125,6 +136,7 @@ class Server(Generic[S]):
         self._handler = handler
         self._framing = framing if framing is not None else Lines()
         self._codec: Codec[S] = Codec.of(state)
+        self._kinds = Kinds(getattr(handler, "__module__", "__main__"), session_states)
         self._together = cutover == "together"
         self._on_start = on_start
         self._healthy = healthy
@@ -135,6 +147,7 @@ class Server(Generic[S]):
         self._endpoint: Endpoint | None = None
         self._directory: RuntimeDirectory | None = None
         self._takeover: Takeover | None = None
+        self._neighbours: Neighbours | None = None
         self._cutover: Cutover | None = None
         self._reports: dict[str, Report] = {}
         self._generation = 1
@@ -144,7 +157,19 @@ class Server(Generic[S]):
         self._successor: int | None = None
         self._started = time.time()
         self._over = asyncio.Event()
+        self._events = Hub(self._counts)
+        self._past = Past(self._codec.version)
+        self._instructions: dict[str, Instruction] = {
+            "history": self._on_history,
+            "result": self._on_result,
+            "rollback": self._on_update,
+            "sessions": self._on_sessions,
+            "status": self._on_status,
+            "update": self._on_update,
+            "watch": self._events.watch,
+        }
         self._failure: HandoffRefused | None = None
+        self._notifier = Notifier()
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -162,7 +187,7 @@ class Server(Generic[S]):
         await self._close()
 
     async def _open(self) -> None:
-        engine = self._engine = Engine(self._handler, self._framing, self._codec)
+        engine = self._engine = Engine(self._handler, self._framing, self._codec, self._kinds)
         channel = inherited_channel()
         if channel is not None:
             self._takeover = Takeover(
@@ -176,15 +201,22 @@ class Server(Generic[S]):
             self._takeover.on_old_exit = self._remove_socket_of
             await self._takeover.hello()
             self._generation = self._takeover.generation
+            self._past.begin(self._takeover.history, self._generation, self._takeover.back_to)
+        else:
+            self._past.begin(None, self._generation, None)
+        self._neighbours = Neighbours(engine, self._generation)
         await self._initialise()
         await self._open_control()
         if self._takeover is None:
+            for spec, sock in activated(self._specs).items():
+                engine.inherit(spec, sock, lent=True)
             engine.bind(self._specs)
             engine.start_accepting()
             self._state = "serving"
-            notify("READY=1")
+            self._notifier.serving(self._generation, main=False)
         else:
             self._state = "taking-over"
+            await self._past.known()  # so that nothing is busy with it while sessions move
             await self._takeover.ready()
             self._initialised = True
             if self._takeover.settled:
@@ -209,8 +241,9 @@ class Server(Generic[S]):
         if not self._control:
             return
         self._endpoint = Endpoint(
-            {"status": self._on_status, "update": self._on_update, "result": self._on_result},
+            self._instructions,
             lambda: {"generation": self._generation, "name": self.name},
+            attended={"watch"},
         )
         try:
             self._directory = RuntimeDirectory.open()
@@ -240,8 +273,14 @@ class Server(Generic[S]):
             self._engine.bind(self._specs)  # those that did not come, since the old process died before
         except (OSError, ValueError) as problem:
             log.event(logging.ERROR, "cannot-listen", reason=str(problem))
+            if not self._engine.listeners and not self._engine.sessions:
+                # The old process died before it passed anything on: this one would live and serve nobody.
+                self._failure = HandoffRefused("cannot-listen", str(problem))
+                self._over.set()
+                return
         self._engine.start_accepting()
         self._state = "serving"
+        self._notifier.serving(self._generation, main=True)
 
     def _remove_socket_of(self, pid: int) -> None:
         """Remove the control socket of a process that died without doing so."""
@@ -276,18 +315,25 @@ class Server(Generic[S]):
         elif self._takeover is not None and not self._takeover.done.done():
             self._takeover.leave()
         else:
+            if self._successor is None:
+                self._notifier.stopping()
             self._over.set()
 
     async def _close(self) -> None:
         if self._cutover is not None:  # the program ends in the middle of a handoff: first that ends, in order
             self.stop()
             await self._over.wait()
+        self._notifier.close()
+        self._events.close(None)
         if self._endpoint is not None:
             await self._endpoint.aclose()
         if self._takeover is not None and not self._takeover.done.done():
             self._takeover.leave()
         if self._engine is not None:
             await self._engine.stop()
+        if self._neighbours is not None:
+            await self._neighbours.aclose()
+        await self._past.aclose()
         if self._takeover is not None:
             self._takeover.close()
         if self._directory is not None:
@@ -333,6 +379,19 @@ class Server(Generic[S]):
             "descriptors": {"open": len(os.listdir("/proc/self/fd")), "soft": soft, "hard": hard},
             "handoff": self._handoff_status(),
             "successor": self._successor,
+            "older": engine.links.status() if engine is not None else [],
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        """Return what changes in a status, for those who watch."""
+        engine = self._engine
+        return {
+            "pid": os.getpid(),
+            "generation": self._generation,
+            "state": self._state if self._cutover is None else "handing-off",
+            "connections": engine.connections if engine is not None else 0,
+            "sessions": len(engine.sessions) if engine is not None else 0,
+            "newcomers": self._cutover.newcomers if self._cutover is not None else 0,
         }
 
     def _handoff_status(self) -> dict[str, Any] | None:
@@ -347,8 +406,13 @@ class Server(Generic[S]):
     async def _on_status(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         return self.status()
 
+    async def _on_sessions(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        limit = limit_of(request)
+        return {"pid": os.getpid(), "generation": self._generation, **await sample(self._engine_of(), limit)}
+
     async def _on_update(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         options = options_of(request)
+        history = await self._past.known()
         if self._cutover is not None:
             raise HandoffRefused("handoff-in-progress", f"handoff {self._cutover.id} runs; wait for its end")
         if self._takeover is not None and not self._takeover.settled:
@@ -359,8 +423,11 @@ class Server(Generic[S]):
             raise HandoffRefused("handed-over", f"process {self._successor} serves; hand that one over")
         if self._state != "serving":
             raise HandoffRefused("not-serving", f"the server is {self._state}")
-        report = await self._hand_over(Cutover(self._engine_of(), self._identity(), options, emit))
+        report = await self._hand_over(Cutover(self._engine_of(), self._identity(history), options, self._events.also(emit)))
         return msgspec.to_builtins(report)  # type: ignore[no-any-return]
+
+    async def _on_history(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        return await self._past.tell()
 
     async def _on_result(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Tell the outcome of a handoff whose client lost its answer; asked of either process."""
@@ -378,12 +445,17 @@ class Server(Generic[S]):
         assert self._engine is not None
         return self._engine
 
-    def _identity(self) -> Identity:
-        return Identity(self._generation, self._together, self._export_state)
+    def _identity(self, history: History) -> Identity:
+        return Identity(self._generation, self._together, self._export_state, history)
 
     async def _hand_over(self, cutover: Cutover) -> Report:
         self._cutover = cutover
+        if cutover.options.dry_run is None:
+            self._notifier.handing_over(self._generation, cutover.options.patience)
+        assert self._neighbours is not None
         try:
+            if cutover.options.dry_run is None:
+                await self._neighbours.quiet()
             report = await cutover.run()
         except BaseException:
             self._cutover = None
@@ -397,12 +469,22 @@ class Server(Generic[S]):
         if report.exit_status != 1 and not report.dry_run:
             self._successor = report.new_pid
             self._state = "draining"
-            notify(f"MAINPID={report.new_pid}")
+            assert report.new_pid is not None
+            self._notifier.handed_over(report.new_pid, report.generation)
+            self._neighbours.replaced(cutover)
             self._drain = asyncio.get_running_loop().create_task(self._leave_when_idle())
         else:
+            self._neighbours.loud()
             if report.new_pid is not None:
                 self._remove_socket_of(report.new_pid)
+            if not report.dry_run and not stopping:
+                self._notifier.went_on(self._generation, str(report.reason).partition(":")[0])
+        self._events.outcome(report)
+        if self._successor is not None:
+            self._events.close(self._successor)
         if stopping:
+            if self._successor is None:
+                self._notifier.stopping()
             self._over.set()
         return report
 

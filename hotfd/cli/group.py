@@ -25,7 +25,9 @@ COMMANDS = {
     "doctor": "hotfd.cli.doctor",
     "handoff": "hotfd.cli.handoff",
     "ps": "hotfd.cli.ps",
+    "sessions": "hotfd.cli.sessions",
     "status": "hotfd.cli.status",
+    "watch": "hotfd.cli.watch",
 }
 """Each command's module, which has the command as ``command``; imported when it is needed."""
 

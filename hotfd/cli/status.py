@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from hotfd.cli.options import json_option, resolve, target_options
-from hotfd.cli.output import describe, pairs, print_json, printable, screen_columns, screen_lines
+from hotfd.cli.output import print_json, screen_columns, screen_lines
 from hotfd.control.client import Client
 from hotfd.control.errors import RequestFailed, ServerGone, Unreachable
 from hotfd.control.process import translate
 from hotfd.control.target import find
+from hotfd.display.status import details, one_line
 
 INTERVAL = 1.0
 """Seconds between two looks of ``--watch``."""
@@ -23,9 +24,6 @@ STATUS_TIMEOUT = 5.0
 
 FOLLOW_TIMEOUT = 1.0
 """Seconds that a successor has to answer while the old process is still being watched."""
-
-FIRST = ("name", "pid", "generation", "state", "successor", "listeners", "connections", "sessions", "config")
-"""Fields that are shown first, in this order; what else a server reports follows."""
 
 
 @click.command("status")
@@ -128,20 +126,3 @@ class Watched:
     def _switch(self, client: Client) -> None:
         self._client.close()
         self._client = client
-
-
-def details(status: dict[str, Any]) -> list[str]:
-    """Return a status as lines, one field each; of fields it does not know as well."""
-    names = [name for name in FIRST if name in status] + [name for name in status if name not in FIRST]
-    rows = [(printable(name), describe(status[name])) for name in names if _worth_showing(name, status)]
-    return pairs(rows)
-
-
-def one_line(status: dict[str, Any]) -> str:
-    """Return the fields that change as one line."""
-    names = ("name", "pid", "generation", "state", "connections", "sessions")
-    return "  ".join(f"{name} {describe(status[name])}" for name in names if name in status)
-
-
-def _worth_showing(name: str, status: dict[str, Any]) -> bool:
-    return name != "successor" or status[name] is not None

@@ -92,7 +92,7 @@ class Client:
         while True:
             message = self._read(deadline)
             if error := message.get("error"):
-                raise _request_failed(error)
+                raise request_failed(error)
             yield message
             if "result" in message:
                 return
@@ -140,24 +140,7 @@ class Client:
                 else f"did not answer within {timeout:g} s; it is stopped or its event loop hangs"
             )
             raise Unreachable("unresponsive", f"{self._label} has a control socket, but {what}") from exc
-        if error := greeting.get("error"):
-            failed = _request_failed(error)
-            raise Unreachable(failed.code, failed.message)
-        if greeting.get("hotfd") != PROTOCOL:
-            raise Unreachable(
-                "incompatible",
-                f"{self._label} does not speak version {PROTOCOL} of the control protocol; use the hotfd "
-                "command of the environment that the server runs in",
-            )
-        process = self.process
-        if process is not None and (greeting.get("pid"), greeting.get("start_time")) != (
-            process.inner_pid,
-            process.start_time,
-        ):
-            raise Unreachable(
-                "impostor",
-                f"what answers at the control socket of {self._label} is another process; try again",
-            )
+        check_greeting(greeting, self._label, self.process)
         self.greeting = greeting
 
     def _write(self, line: bytes, deadline: float) -> None:
@@ -197,7 +180,33 @@ def _remaining(deadline: float) -> float:
     return left
 
 
-def _request_failed(error: object) -> RequestFailed:
+def check_greeting(greeting: dict[str, Any], label: str, process: Process | None) -> None:
+    """Make sure by its greeting that a server is one, and the process that was meant.
+
+    Args:
+        greeting: the first line that it sent.
+        label: what to call it in messages.
+        process: the process that was meant, where it is known.
+
+    Raises:
+        Unreachable: it has turned this client away, is no hotfd server, or is another process.
+    """
+    if error := greeting.get("error"):
+        failed = request_failed(error)
+        raise Unreachable(failed.code, failed.message)
+    if greeting.get("hotfd") != PROTOCOL:
+        raise Unreachable(
+            "incompatible",
+            f"{label} does not speak version {PROTOCOL} of the control protocol; use the hotfd "
+            "command of the environment that the server runs in",
+        )
+    told = greeting.get("pid"), greeting.get("start_time")
+    if process is not None and told != (process.inner_pid, process.start_time):
+        raise Unreachable("impostor", f"what answers at the control socket of {label} is another process; try again")
+
+
+def request_failed(error: object) -> RequestFailed:
+    """Return the error that a server's answer holds."""
     if isinstance(error, dict):
         return RequestFailed(str(error.get("code", "unknown")), str(error.get("message", "")))
     return RequestFailed("unknown", str(error))

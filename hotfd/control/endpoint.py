@@ -22,7 +22,7 @@ from hotfd.control.process import start_time
 from hotfd.control.runtime import Identity, RuntimeDirectory, socket_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["Emit", "Endpoint", "Instruction"]
 
@@ -52,6 +52,7 @@ class Endpoint:
         instructions: what a request's ``type`` may be, and what carries it out.
         greeting: returns what is to be in the greeting beside the protocol's version, pid and start
             time; called for each client.
+        attended: those of the instructions that end when their client hangs up; the others go on.
         idle_timeout: seconds in which a client must complete a request.
         max_clients: clients served at once; further ones are told so and closed.
     """
@@ -61,11 +62,13 @@ class Endpoint:
         instructions: Mapping[str, Instruction],
         greeting: Callable[[], dict[str, Any]],
         *,
+        attended: Collection[str] = (),
         idle_timeout: float = IDLE_TIMEOUT,
         max_clients: int = MAX_CLIENTS,
     ) -> None:
         self._instructions = instructions
         self._greeting = greeting
+        self._attended = attended
         self._idle_timeout = idle_timeout
         self._max_clients = max_clients
         self._peers: set[Peer] = set()
@@ -179,7 +182,7 @@ class Endpoint:
         else:
             identity = {"hotfd": PROTOCOL, "pid": os.getpid(), "start_time": start_time()}
             greeting = encode(identity | self._greeting())
-            peer = Peer(connection, self._loop, self._instructions, self._idle_timeout, self._running)
+            peer = Peer(connection, self._loop, self._instructions, self._idle_timeout, self._running, self._attended)
             self._peers.add(peer)
             peer.closed.add_done_callback(lambda _: self._peers.discard(peer))
             peer.start(greeting)

@@ -5,6 +5,7 @@ r"""The control protocol's lines: one JSON object a line, either way.
     server  {"hotfd": 1, "pid": 4711, "start_time": 81234, "generation": 3}     greeting, once
     client  {"type": "status"}                                                  request
     server  {"event": "progress", "moved": 10, "total": 99}                     any number of events
+    server  {"event": "lost", "count": 3}                                       so many were not read in time
     server  {"result": {...}}  or  {"error": {"code": "...", "message": "..."}}  the answer
 """
 

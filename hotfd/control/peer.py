@@ -1,9 +1,11 @@
 """One client of the endpoint, from its greeting to its end.
 
 Requests are carried out one at a time, in order. A client that hangs up does not end what it started: a
-handoff goes on. A client that does not read costs a bounded amount of memory: progress is dropped first,
-and when an answer cannot be kept either, the connection ends, so that no client takes silence for an
-answer.
+handoff goes on. Only those end with it that are of no use without it, because all that they do is to tell.
+
+A client that does not read costs a bounded amount of memory: progress is dropped first, then other events, and when
+an answer cannot be kept either, the connection ends, so that no client takes silence for an answer. What was
+dropped is counted, and the client is told how many events it has lost before it is told anything else.
 """
 
 from __future__ import annotations
@@ -19,10 +21,17 @@ from hotfd.control.lines import MAX_REQUEST, LineBuffer, LineTooLong, decode, en
 from hotfd.errors import HandoffRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 MAX_OUTPUT = 1024 * 1024
 """Bytes kept for a client that does not read: thousands of progress lines, and 64 MiB over all clients."""
+
+MAX_PASSING = 256 * 1024
+"""Bytes kept for a client that does not read before events of passing interest are dropped: the rest of
+:data:`MAX_OUTPUT` is for those that matter afterwards."""
+
+PASSING = frozenset({"progress", "counts"})
+"""Events of passing interest: the next of their kind says the same, and newer."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds that a client has to read the last answer before its connection is closed."""
@@ -52,6 +61,7 @@ class Peer:
         instructions: what a request's ``type`` may be.
         idle_timeout: seconds in which the client must complete a request.
         running: the endpoint's set of running instructions, which keeps them alive.
+        attended: the instructions that end with their client.
 
     Attributes:
         closed: done once the connection is closed.
@@ -65,6 +75,7 @@ class Peer:
         instructions: Mapping[str, Instruction],
         idle_timeout: float,
         running: set[asyncio.Task[None]],
+        attended: Collection[str] = (),
     ) -> None:
         self.closed: asyncio.Future[None] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
@@ -73,6 +84,9 @@ class Peer:
         self._instructions = instructions
         self._idle_timeout = idle_timeout
         self._running = running
+        self._attended = attended
+        self._attending = False  # the running instruction ends with this client
+        self._lost = 0  # events that were dropped and not told of yet
         self._input = LineBuffer(MAX_REQUEST)
         self._output = bytearray()
         self._reading = False
@@ -98,7 +112,7 @@ class Peer:
             self.drop()
 
     def drop(self) -> None:
-        """Close the connection now. A running instruction goes on; its answer goes nowhere."""
+        """Close the connection now. A running instruction goes on, unless it ends with its client."""
         if self.closed.done():
             return
         self._closing = True
@@ -109,6 +123,8 @@ class Peer:
         self._connection.close()
         self._output.clear()
         self.closed.set_result(None)
+        if self._attending and self.task is not None:
+            self.task.cancel()
 
     def _watch_input(self, wanted: bool) -> None:
         if wanted == self._reading or self.closed.done():
@@ -131,6 +147,9 @@ class Peer:
             self._input.feed(data)
         else:
             self._ended = True
+        if self._attending and (self._ended or len(self._input) > MAX_REQUEST):
+            self.drop()  # it has gone; or it sends without end, and its going would not be seen behind that
+            return
         self._proceed()
 
     def _proceed(self) -> None:
@@ -168,6 +187,7 @@ class Peer:
             )
             return
         self._disarm()
+        self._attending = kind in self._attended
         self.task = self._loop.create_task(self._run(str(kind), instruction, request))
         self._running.add(self.task)
         self.task.add_done_callback(self._done)
@@ -198,6 +218,7 @@ class Peer:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self.task = None
+        self._attending = False
         if not task.cancelled() and task.exception() is not None:
             self.drop()  # neither a result nor an error, as when the program exits: the client sees the end
             return
@@ -223,12 +244,18 @@ class Peer:
             # Reporting must never break what is reported.
             log.event(logging.ERROR, "control-event-failed", exc_info=exc)
             return
-        if len(self._output) + len(line) <= MAX_OUTPUT:
+        room = MAX_PASSING if event.get("event") in PASSING else MAX_OUTPUT
+        if len(self._output) + len(line) <= room:
             self._send(line)
+        else:
+            self._lost += 1
 
     def _send(self, line: bytes) -> None:
         if self.closed.done():
             return
+        if self._lost:
+            line = encode({"event": "lost", "count": self._lost}) + line
+            self._lost = 0
         if len(self._output) > MAX_OUTPUT:
             log.event(logging.WARNING, "control-client-dropped", reason="it does not read", bytes=len(self._output))
             self.drop()

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hotfd import log
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import socket
 
     from hotfd.framing import Framing
+    from hotfd.server.kinds import Declared
+    from hotfd.server.rooms import Rooms
     from hotfd.server.session import Session
 
 S = TypeVar("S")
@@ -40,9 +43,22 @@ class Mover(Protocol):
     def left_boundary(self, session: Session) -> None:
         """A fenced session is to end here, or its handler was woken by somebody else."""
 
+    def appeared(self, session: Session) -> None:
+        """A connection has left a shared session, and is one by itself now."""
 
-class Keeper(Mover, Protocol):
+
+class Keeper(Protocol):
     """Who keeps the connections: what a connection tells about itself."""
+
+    @property
+    def rooms(self) -> Rooms:
+        """The shared sessions."""
+
+    def at_boundary(self, session: Session) -> None:
+        """A gated session may have come to a boundary, or is over."""
+
+    def left_boundary(self, session: Session) -> None:
+        """A fenced session is to end here, or its handler was woken by somebody else."""
 
     def start_handler(self, connection: Connection[Any]) -> None:
         """Input has come for a connection whose handler does not run yet."""
@@ -85,6 +101,7 @@ class Connection(Generic[S]):
         "_helpers_stopped",
         "_immovable",
         "_items",
+        "_joining",
         "_keeper",
         "_merge",
         "_on_touch",
@@ -138,6 +155,7 @@ class Connection(Generic[S]):
         self._awaited: asyncio.Task[Any] | None = None
         self._items: deque[tuple[int, Any]] = deque()
         self._merge: Merge | None = None
+        self._joining: tuple[str, str] | None = None
         self._cookie: int | None = None
         self._act_later: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -277,6 +295,18 @@ class Connection(Generic[S]):
             raise ConnectionMoved(f"connection {self.id} has moved to another process; nothing was sent")
         self._touch()
 
+    def _cast(self, data: bytes, limit: int) -> None:
+        """Send bytes without waiting; a peer that leaves more than ``limit`` of them unread is reset."""
+        stream = self._stream
+        if stream.life is not Life.OPEN:
+            return
+        self._touch()
+        with suppress(ConnectionClosed):  # its own handler learns that
+            stream.write(data)
+        if stream.unsent_size > limit:
+            log.event(logging.WARNING, "slow-reader", connection=self.id, unsent=stream.unsent_size)
+            self.abort()
+
     def write_eof(self) -> None:
         """End this direction (half-close): what is unsent is sent, then the end; frames still come in."""
         self._act(self._stream.shut_write)
@@ -306,8 +336,68 @@ class Connection(Generic[S]):
 
     @property
     def session(self) -> Session:
-        """The session that the connection belongs to."""
+        """The session that the connection belongs to: one by itself, or the shared one that it has joined."""
         return self._session
+
+    async def join(self, key: str, state: Declared = None) -> Session:
+        """Join the shared session with a key; make it if there is none. The connections of a session move together.
+
+        Where the session is on its way to a new process, or there already, this is a frame boundary: the
+        connection moves there, the handler starts again there, and :attr:`session` is that session then. So what
+        follows a ``join`` must be what a resumed handler does, too. To join the session that it is in already
+        changes nothing. Joining another one leaves the first.
+
+        Args:
+            key: text of 1 to 255 characters.
+            state: the type of the session's state, as :class:`hotfd.Server` takes it: the first to join has it
+                made, without arguments. None expects nothing of the state.
+
+        Returns:
+            the session.
+
+        Raises:
+            ConnectionClosed: the connection was lost while it waited.
+            HandedOff: the connection moved.
+            RuntimeError: the caller is not the connection's handler, but another task.
+            SessionElsewhere: the connection would have to move, and :attr:`movable` forbids it.
+            StateError: the state's type cannot travel.
+            ValueError: the key is none, or the session keeps another kind of state.
+        """
+        rooms = self._keeper.rooms
+        wish = rooms.wish(key, state)
+        if asyncio.current_task() is not self._task:
+            raise RuntimeError("join is for the connection's own handler, not for another task")
+        self._check_owner()
+        if self._session.key == key:
+            return self._session
+        self._joining = wish
+        try:
+            while not rooms.admit(self):
+                rooms.wait(self)
+                await self._park()
+                self._check_owner()
+                while self._gated:  # nothing new is given to it; it moves, or goes on when the gate opens
+                    await self._park()
+                    self._check_owner()
+                if self._stream.life is not Life.OPEN or isinstance(self._stream.error, OSError):
+                    raise ConnectionClosed("the connection was lost while it waited for a session")
+        finally:
+            self._joining = None
+            rooms.forget(self, key)
+        return self._session
+
+    async def leave(self) -> None:
+        """Leave the shared session; the connection is one by itself again. Without one, nothing changes.
+
+        A shared session that its last connection has left is over, and its state gone.
+
+        Raises:
+            HandedOff, ConnectionMoved: the connection has moved, as for :meth:`send`.
+        """
+        if not self._clear or self._stream.fenced:
+            await self._may_write()
+        if self._session.shared:
+            self._keeper.rooms.leave(self)
 
     @property
     def movable(self) -> bool:
@@ -425,6 +515,8 @@ class Connection(Generic[S]):
             self._keeper.at_boundary(self._session)
 
     def _gate(self, closed: bool) -> None:
+        if self._gated == closed:
+            return
         self._gated = closed
         self._clear = not closed and self._on_touch is None and not self.handed_off
         self._stream.gate(closed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hotfd import log
 from hotfd.errors import ChannelError, StateError
 from hotfd.server.moving import PROCESS
-from hotfd.server.snapshot import decode_states
+from hotfd.server.snapshot import Readers, States, decode_states
 from hotfd.state import decode_any
 from hotfd.transfer.channel import close_all
 from hotfd.transfer.offer import Assembler, Bundle
@@ -27,15 +27,15 @@ class Custody:
     """The sessions in custody.
 
     Args:
-        read: decodes a connection's state, as the old process wrote it.
+        read: decodes states as the old process wrote them.
         import_state: takes the process-wide state over, or None.
     """
 
-    def __init__(self, read: Callable[[bytes], Any], import_state: Callable[[Any], Any] | None) -> None:
+    def __init__(self, read: Readers, import_state: Callable[[Any], Any] | None) -> None:
         self._read = read
         self._import_state = import_state
         self._assembler = Assembler()
-        self._held: dict[int, tuple[Bundle, list[Any]]] = {}
+        self._held: dict[int, tuple[Bundle, States]] = {}
         self._spoiled: set[int] = set()
 
     def add(self, part: m.OfferPart, arrival: Arrival, complete: list[int]) -> tuple[list[int], list[m.Refusal]]:
@@ -75,12 +75,12 @@ class Custody:
                 refusals.append(m.Refusal(id, "state-decode", str(error)[: m.MAX_TEXT]))
         return [id for id in complete if id in self._held], refusals
 
-    def _decode(self, bundle: Bundle, process: bytes | None) -> list[Any]:
+    def _decode(self, bundle: Bundle, process: bytes | None) -> States:
         if bundle.record.id == PROCESS and self._import_state is not None and process is not None:
             import_process_state(self._import_state, process)
         return decode_states(bundle, self._read)
 
-    def take(self, ids: Iterable[int]) -> list[tuple[int, Bundle, list[Any]]]:
+    def take(self, ids: Iterable[int]) -> list[tuple[int, Bundle, States]]:
         """Give sessions away with their decoded states; the caller owns their descriptors."""
         return [(id, *self._held.pop(id)) for id in ids if id in self._held]
 

@@ -24,11 +24,15 @@ from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.report import Pause, Report
 from hotfd.server.collector import CollectorPause
 from hotfd.server.escrow import Newcomer
+from hotfd.server.launch import Launch, choose
+from hotfd.server.link import Link
 from hotfd.server.moving import Moving
 from hotfd.server.outcome import Journal, Tally
-from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, check_supervision, descriptor_limit, predict
+from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, descriptor_limit, predict
+from hotfd.server.rewriting import rewrite
 from hotfd.server.rolling import move_rolling
 from hotfd.server.successor import Successor
+from hotfd.server.supervision import check_supervision
 from hotfd.server.takeback import take_back
 from hotfd.server.together import move_together
 from hotfd.transfer.touch import TouchMap
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from hotfd.server.engine import Engine
     from hotfd.server.options import Identity, Options
     from hotfd.server.session import Session
+    from hotfd.server.snapshot import Writers
     from hotfd.transfer.channel import Arrival
 
 REVOKE_LIMIT: Final = 0.02
@@ -71,7 +76,9 @@ class Cutover:
         self._touch: TouchMap | None = None
         self.collector = CollectorPause()
         self._framing_differs = False
+        self._writers: Writers | None = None
         self._hello: m.Hello | None = None
+        self._link: Link | None = None
         self._pause = Pause()
 
     # -- the straight line ---------------------------------------------------------------------------
@@ -87,9 +94,24 @@ class Cutover:
         return self.journal.phase
 
     @property
+    def link(self) -> Link | None:
+        """The link to the new process, once sessions may move."""
+        return self._link
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The sessions that are to move."""
+        return list(self.engine.sessions.values())
+
+    @property
     def new_pid(self) -> int | None:
         """The new process's pid, once there is one."""
         return self._successor.pid if self._successor is not None else None
+
+    @property
+    def newcomers(self) -> int:
+        """How many connections the new process has accepted that come to this one if it fails."""
+        return len(self._moving.escrow.newcomers) if self._moving is not None else 0
 
     def cancel(self) -> None:
         """Give the handoff up if nothing has moved yet; it is then rolled back."""
@@ -108,8 +130,9 @@ class Cutover:
             if not self.options.force:
                 check_supervision()
             check_limit(self.engine)
+            launch = await choose(self.options, self.identity.history)
             if self.options.dry_run != "plan":
-                await self._start()
+                await self._start(launch)
             if self.options.dry_run is not None:
                 return await self._predicted()
             moving = self._begin_moving()
@@ -134,10 +157,16 @@ class Cutover:
             self.collector.end()
             if self._moving is not None:
                 self._moving.close()
-            if self._successor is not None:
-                self._successor.close()
             if self._touch is not None:
                 self._touch.close()
+            if self._machine.phase is not Phase.SETTLED:
+                self.close()
+
+    def close(self) -> None:
+        """Part from the new process. After a completed handoff that is due when nothing has stayed behind. Idempotent."""
+        self._unlink()
+        if self._successor is not None:
+            self._successor.close()
 
     def _enter(self, phase: str) -> None:
         self.journal.enter(phase, self.new_pid)
@@ -167,7 +196,7 @@ class Cutover:
 
     # -- preflight and start -------------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    async def _start(self, launch: Launch) -> None:
         """Spawn the new process and wait until it is ready; nobody notices any of it."""
         self._enter("spawn")
         options = self.options
@@ -181,12 +210,18 @@ class Cutover:
             schema=self.engine.codec.schema,
             process_schema=self.identity.together,
             framings={spec: self.engine.framing.spec() for spec in self.engine.listeners},
+            kinds=self.engine.rooms.kinds.schemas,
+            back_to=launch.back_to,
         )
         try:
-            successor.channel.send(setup)
+            history = [self.identity.history.seal()] if self.identity.history is not None else []
+            successor.channel.send(setup, history, owned=history)
         except ValueError as error:
             raise HandoffRefused("too-large", f"the state's types do not fit the handoff channel: {error}") from error
-        successor.start(options.command, options.cwd)
+        except OSError as error:
+            detail = f"no descriptor or memory to hand over with ({error.strerror}); raise LimitNOFILE"
+            raise HandoffRefused("descriptor-limit", detail) from error
+        successor.start(launch)
         late = HandoffRefused(
             "new-hung",
             f"the new process did not become ready within {options.deadline:g} s; see its log, or raise --deadline",
@@ -206,12 +241,24 @@ class Cutover:
                 f"{m.PROTOCOL}; use the same major version of hotfd on both sides",
             )
         if hello.unreadable is not None:
-            raise HandoffRefused("state-version", hello.unreadable)
+            self._write_for_older_code(hello)
         needed = hello.descriptors_open + self.engine.connections + len(self.engine.listeners)
         if needed + DESCRIPTOR_RESERVE > hello.descriptor_limit:
             raise descriptor_limit(needed + DESCRIPTOR_RESERVE, hello.descriptor_limit, "the new process")
         mine = self.engine.framing.spec()
         self._framing_differs = any(spec != mine for spec in hello.framings.values())
+
+    def _write_for_older_code(self, hello: m.Hello) -> None:
+        """Write states as the new process reads them, if it is older and that is asked for."""
+        assert self._successor is not None
+        if not self.options.allow_downgrade and not self.options.rollback:
+            raise HandoffRefused("state-version", str(hello.unreadable))
+        self._writers, rewritten = rewrite(self.engine, hello)
+        try:
+            self._successor.channel.send(rewritten)
+        except ValueError as error:
+            raise HandoffRefused("too-large", f"the state's types do not fit the handoff channel: {error}") from error
+        log.event(logging.INFO, "writing-for-older-code", id=self.id, new_pid=self.new_pid)
 
     async def _predicted(self) -> Report:
         prediction = predict(self.engine, together=self.identity.together)
@@ -233,9 +280,16 @@ class Cutover:
             same_framing=not self._framing_differs,
             answer_limit=self.options.answer_limit,
             on_change=self.changed.set,
+            writers=self._writers,
+            on_kept=lambda session, code, detail: self.journal.session(session.id, "kept", code, detail),
         )
         self.engine.mover = self
         self.collector.begin()
+        assert self._successor.pid is not None
+        self._link = Link(
+            self._successor.channel, pid=self._successor.pid, generation=self.identity.generation + 1, newer=True
+        )
+        self.engine.links.connect(self._link)
         return moving
 
     def pass_listeners(self, *, hold: bool) -> None:
@@ -245,7 +299,7 @@ class Cutover:
         listeners = list(self.engine.listeners.values())
         sockets = [listener.sock.fileno() for listener in listeners]
         entries = [
-            m.ListenerEntry(listener.spec, cookie)
+            m.ListenerEntry(listener.spec, cookie, listener.lent)
             for listener, cookie in zip(listeners, _core.cookies(sockets), strict=True)
         ]
         self.engine.stop_accepting()
@@ -258,6 +312,11 @@ class Cutover:
         if self._moving is not None:
             self._moving.at_boundary(session)
 
+    def appeared(self, session: Session) -> None:
+        """A connection has left a shared session."""
+        if self._moving is not None:
+            self._moving.appeared(session)
+
     def left_boundary(self, session: Session) -> None:
         """An offered session wants to end here."""
         if self._moving is not None:
@@ -268,6 +327,9 @@ class Cutover:
     def _on_message(self, arrival: Arrival) -> None:
         """Take one message; closes what came with it unless it is kept."""
         try:
+            if isinstance(arrival.message, m.LinkMessage):
+                self._heard_neighbour(arrival)
+                return
             ids = self._machine.receive(arrival.message)
             self._dispatch(arrival, ids)
         except ChannelError as error:
@@ -275,6 +337,10 @@ class Cutover:
         finally:
             arrival.close()
             self.changed.set()
+
+    def _heard_neighbour(self, arrival: Arrival) -> None:
+        if self._link is None or not self.engine.links.received(self._link, arrival):
+            raise ChannelError(f"{type(arrival.message).__name__} is for nobody here")
 
     def _dispatch(self, arrival: Arrival, ids: list[int]) -> None:
         moving, message = self._moving, arrival.message
@@ -301,9 +367,15 @@ class Cutover:
 
     def _fail(self, failure: HandoffRefused) -> None:
         """Note the first thing that went wrong; whoever waits will raise it."""
-        if self._failure is None and self._machine.phase is not Phase.SETTLED:
+        if self._machine.phase is Phase.SETTLED:
+            self._unlink()  # what has stayed behind has no newer process any more
+        elif self._failure is None:
             self._failure = failure
         self.changed.set()
+
+    def _unlink(self) -> None:
+        if self._link is not None:
+            self.engine.links.disconnect(self._link)
 
     def raise_failure(self) -> None:
         """Raise what has gone wrong with the new process, if anything has."""
@@ -362,11 +434,12 @@ class Cutover:
             await task  # the channel is closed, so this ends
 
     def _take_back(self, moving: Moving) -> None:
-        moving.reopen_all()
+        moving.gate.reopen_all()
         if self._successor is not None and not self._successor.dead:
             log.event(logging.CRITICAL, "take-back-impossible", id=self.id, pid=self.new_pid)
             return
         take_back(self.engine, self._machine, moving, self._touch, one_unit=self.identity.together)
+        self._unlink()  # only now: whoever waits to join a session finds it, if it has come back
 
 
 def _outcome(tally: Tally) -> Literal["completed", "partial"]:

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd import _core, log
 from hotfd.server import tasks
 from hotfd.server.connection import Connection, Mover
+from hotfd.server.kinds import Kinds
+from hotfd.server.link import Links
 from hotfd.server.listener import Listener
+from hotfd.server.rooms import Rooms
 from hotfd.server.session import Session
 from hotfd.server.snapshot import renew
 from hotfd.server.stream import Life
@@ -44,12 +47,15 @@ class Engine:
         handler: the coroutine function that serves one connection.
         framing: where frames end.
         codec: the state of a connection.
+        kinds: the states of shared sessions; by default those that can be found by name.
     """
 
-    def __init__(self, handler: Handler, framing: Framing, codec: Codec[Any]) -> None:
+    def __init__(self, handler: Handler, framing: Framing, codec: Codec[Any], kinds: Kinds | None = None) -> None:
         self.handler = handler
         self.framing = framing
         self.codec = codec
+        self.rooms = Rooms(self, kinds or Kinds(getattr(handler, "__module__", "__main__")))
+        self.links = Links([self.rooms.directory])
         self.listeners: dict[str, Listener] = {}
         self.sessions: dict[str, Session] = {}
         self.mover: Mover | None = None
@@ -78,9 +84,9 @@ class Engine:
             if spec not in self.listeners:
                 self.listeners[spec] = Listener.bind(spec, self._accepted)
 
-    def inherit(self, spec: str, sock: socket.socket) -> None:
-        """Take over a listening socket; the engine owns it from here on."""
-        self.listeners[spec] = Listener(spec, sock, self._accepted)
+    def inherit(self, spec: str, sock: socket.socket, *, lent: bool) -> None:
+        """Take over a listening socket; the engine owns it from here on. See :class:`Listener` for ``lent``."""
+        self.listeners[spec] = Listener(spec, sock, self._accepted, lent=lent)
 
     def start_accepting(self) -> None:
         """Poll all listeners."""
@@ -119,8 +125,7 @@ class Engine:
             log.event(logging.ERROR, "state-not-made", exc_info=error)
             sock.close()
             return
-        self._count += 1
-        id = f"{self._prefix}-{self._count}"
+        id = self.new_id()
         session = Session(id)
         connection: Connection[Any] = Connection(
             id,
@@ -133,7 +138,7 @@ class Engine:
             resumed=False,
             keeper=self,
         )
-        self._keep(session)
+        self.keep(session)
         if self.on_newcomer is not None and (touch := self.on_newcomer(connection)) is not None:
             connection._expect_touch(touch)
         connection._start(self.handler)
@@ -154,12 +159,12 @@ class Engine:
         for session in sessions:
             if not session.connections:
                 continue
-            self._keep(session)
-            for connection in session.connections:
+            self.keep(session)
+            for connection in list(session.connections):
                 stream = connection._stream
                 stream.start()
                 if stream.frame_at_hand or stream.input_over or connection._items:
-                    connection._start(self.handler)
+                    self.start_handler(connection)
                 else:
                     self._unstarted.append(connection)
         self._start_slice_soon()
@@ -175,18 +180,43 @@ class Engine:
             connection = self._unstarted.popleft()
             stream = connection._stream
             if connection._task is None and stream.life is Life.OPEN and not connection._gated:
-                connection._start(self.handler)
+                self.start_handler(connection)
         self._start_slice_soon()
 
-    def _keep(self, session: Session) -> None:
+    def new_id(self, mark: str = "") -> str:
+        """Return an id that no process of this server has given before."""
+        self._count += 1
+        return f"{self._prefix}-{mark}{self._count}"
+
+    def keep(self, session: Session) -> None:
+        """Serve a session; one with the same id was its former self."""
         self.sessions[session.id] = session
         self._idle.clear()
+        self.rooms.served(session)
 
     def release(self, session: Session) -> None:
         """Serve a session no more; it lives on elsewhere, or as another object here."""
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
+            self.rooms.gone(session, over=False)
             self._check_idle()
+
+    def thinned(self, session: Session) -> None:
+        """A connection is not in a session any more: without any it is over, else it may be at a boundary now."""
+        if session.connections:
+            if session.gated or session.stale:
+                self.at_boundary(session)
+            return
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
+            self.rooms.gone(session, over=True)
+        if self.mover is not None:
+            self.mover.at_boundary(session)
+
+    def resume(self, session: Session) -> None:
+        """Go on with a session that was fenced, as if nothing had been."""
+        session.resume()
+        self.rooms.resumed(session)
 
     def renew(self, session: Session) -> Session:
         """Serve a session with fresh handlers: the old ones have unwound, or have lost their helpers.
@@ -195,7 +225,7 @@ class Engine:
             the session as it is from here on. One that is about to end only goes on until it does.
         """
         if any(connection._act_later is not None for connection in session.connections):
-            session.resume()
+            self.resume(session)
             return session
         session.fence()
         renewed = renew(session, self.framing, self)
@@ -230,8 +260,9 @@ class Engine:
     # -- what connections tell (Keeper) ----------------------------------------------------------------
 
     def start_handler(self, connection: Connection[Any]) -> None:
-        """An adopted connection whose handler waits for its slice has input."""
-        connection._start(self.handler)
+        """Start the handler of an adopted connection: it has input, or it is its turn, or its session is here."""
+        if connection._task is None and self.rooms.ready(connection):
+            connection._start(self.handler)
 
     def at_boundary(self, session: Session) -> None:
         """Tell the mover; or renew the handlers of a session that it has left behind."""
@@ -248,15 +279,13 @@ class Engine:
     def connection_ending(self, connection: Connection[Any]) -> None:
         """The handler is over; the stream sends what is unsent, and closes."""
         session = connection._session
+        if connection._joining is not None:
+            self.rooms.forget(connection, connection._joining[0])
         if connection in session.connections:
             session.connections.remove(connection)
             if connection._stream.life is not Life.CLOSED:
                 self._closing.add(connection)
-        if not session.connections:
-            if self.sessions.get(session.id) is session:
-                del self.sessions[session.id]
-            if self.mover is not None:
-                self.mover.at_boundary(session)
+        self.thinned(session)
         self._check_idle()
 
     def connection_closed(self, connection: Connection[Any]) -> None:

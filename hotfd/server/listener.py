@@ -11,50 +11,18 @@ import errno
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 from hotfd import log
-
-BACKLOG: Final = 4096
-"""Length of the accept queue; net.core.somaxconn bounds it. A handoff must not overflow it."""
+from hotfd.transfer.listening import listening_socket
 
 ACCEPTS_PER_TURN: Final = 64
 """Connections accepted in one turn of the loop, so that a storm of them cannot starve the others."""
 
 FULL_PAUSE: Final = 0.1
 """Seconds without accepting after the process ran out of descriptors."""
-
-
-def parse(spec: str) -> tuple[int, Any]:
-    """Read a listen address: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``.
-
-    Returns:
-        the address family, and the address for bind(2).
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    try:
-        spec.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a listen address must be text that UTF-8 can carry") from None
-    if spec.startswith("unix:"):
-        if not spec[5:] or "\0" in spec:
-            raise ValueError("unix: needs a path, as in unix:/run/app.sock")
-        return socket.AF_UNIX, spec[5:]
-    host, separator, port = spec.rpartition(":")
-    if not separator or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
-        raise ValueError(f"{spec!r} is no listen address; give HOST:PORT, [IPV6]:PORT or unix:PATH")
-    if host.startswith("[") and host.endswith("]"):
-        return socket.AF_INET6, (host[1:-1], int(port))
-    if ":" in host:
-        raise ValueError(f"{spec!r}: an IPv6 address stands in brackets, as in [::1]:7000")
-    infos = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    infos.sort(key=lambda info: info[0] != socket.AF_INET)
-    return infos[0][0], infos[0][4]
 
 
 class Listener:
@@ -64,13 +32,20 @@ class Listener:
         spec: the address as the server was told.
         sock: the socket, bound, listening, non-blocking.
         on_accept: called with the listener, each new socket and the peer's address.
+        lent: whether a service manager has made the socket, and keeps it.
     """
 
     def __init__(
-        self, spec: str, sock: socket.socket, on_accept: Callable[[Listener, socket.socket, Any], None]
+        self,
+        spec: str,
+        sock: socket.socket,
+        on_accept: Callable[[Listener, socket.socket, Any], None],
+        *,
+        lent: bool = False,
     ) -> None:
         self.spec = spec
         self.sock = sock
+        self.lent = lent
         self._on_accept = on_accept
         self._loop = asyncio.get_running_loop()
         self._accepting = False
@@ -83,21 +58,7 @@ class Listener:
         Raises:
             OSError, ValueError: it cannot be made; nothing is left over.
         """
-        family, address = parse(spec)
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            if family == socket.AF_UNIX:
-                _remove_stale(address)
-            else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            raise OSError(error.errno, f"cannot listen on {spec}: {error.strerror or error}") from error
-        return cls(spec, sock, on_accept)
+        return cls(spec, listening_socket(spec), on_accept)
 
     @property
     def address(self) -> str:
@@ -123,9 +84,12 @@ class Listener:
             self._loop.remove_reader(self.sock.fileno())
 
     def close(self, *, unlink: bool) -> None:
-        """Close the socket; with ``unlink``, remove a Unix socket's path, since nobody serves it now."""
+        """Close the socket; with ``unlink``, remove a Unix socket's path, since nobody serves it now.
+
+        A path that a service manager has made stays: connections wait there for the next server.
+        """
         self.stop()
-        if unlink and self.sock.family == socket.AF_UNIX and self.sock.fileno() >= 0:
+        if unlink and not self.lent and self.sock.family == socket.AF_UNIX and self.sock.fileno() >= 0:
             with suppress(OSError):
                 os.unlink(self.sock.getsockname())
         self.sock.close()
@@ -147,13 +111,3 @@ class Listener:
             self._on_accept(self, sock, peername)
             if not self._accepting:
                 return
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a Unix socket that nobody listens on; anything else at the path is left alone."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path, follow_symlinks=False).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            if probe.connect_ex(path) == errno.ECONNREFUSED:
-                os.unlink(path)

@@ -21,10 +21,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import _core, log
-from hotfd.errors import HandoffRefused, StateError
+from hotfd.errors import HandoffRefused, StateError, StateTooNew
 from hotfd.server.escrow import Escrow
+from hotfd.server.gate import Gate
 from hotfd.server.outcome import Tally
-from hotfd.server.snapshot import capture, restore
+from hotfd.server.snapshot import Readers, Writers, capture, decode_states, restore, rewritten
+from hotfd.server.tasks import detached
 from hotfd.state import encode_any
 from hotfd.transfer.offer import Bundle, pack
 from hotfd.wire.records import SessionRecord
@@ -64,23 +66,24 @@ class Item:
     unwinding: int = 0
     unwound: bool = False
     timer: asyncio.TimerHandle | None = None
-    written_down: int = field(init=False)
+    written_down: list[tuple[int, tuple[str, str] | None]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.written_down = self._undelivered()
+        self.written_down = self._what_changes()
 
-    def _undelivered(self) -> int:
+    def _what_changes(self) -> list[tuple[int, tuple[str, str] | None]]:
         connections = self.session.connections if self.session is not None else ()
-        return sum(len(connection._undelivered_items()) for connection in connections)
+        return [(len(connection._undelivered_items()), connection._joining) for connection in connections]
 
     @property
     def outdated(self) -> bool:
         """Whether what was written down is no longer so.
 
-        An item has come into a merged queue, or a timeout of the handler's own has woken it and it works.
+        An item has come into a merged queue, or a timeout of the handler's own has woken it and it works, or has
+        begun to join a session.
         """
         return self.session is not None and (
-            self._undelivered() != self.written_down or self.session.obstacle() is not None
+            self._what_changes() != self.written_down or self.session.obstacle() is not None
         )
 
 
@@ -96,6 +99,8 @@ class Moving:
             no undelivered bytes.
         answer_limit: seconds that the new process may take to answer an offer.
         on_change: called when something has happened that the driver may wait for.
+        writers: what writes states for older code; None writes them as they are.
+        on_kept: called with a session that goes on here, its reason code and what that is about.
     """
 
     def __init__(
@@ -108,8 +113,11 @@ class Moving:
         same_framing: bool,
         answer_limit: float,
         on_change: Callable[[], None],
+        writers: Writers | None = None,
+        on_kept: Callable[[Session, str, str], None] = lambda session, code, detail: None,
     ) -> None:
         self.engine = engine
+        self.gate = Gate(engine, same_framing=same_framing, on_change=on_change)
         self.escrow = Escrow()
         self.tally = Tally()
         self.first_refusal: m.Refusal | None = None
@@ -117,41 +125,25 @@ class Moving:
         self._machine = machine
         self._channel = channel
         self._hold_commits = hold_commits
-        self._same_framing = same_framing
         self._answer_limit = answer_limit
         self._on_change = on_change
+        self._on_kept = on_kept
+        self._writers = writers
+        self._originals: dict[int, Bundle] = {}  # of what is written for older code: what it was before
         self._loop = asyncio.get_running_loop()
         self._items: dict[int, Item] = {}
         self._by_session: dict[Session, Item] = {}
-        self._waiting: dict[Session, None] = {}
-        self._ready: deque[Session] = deque()
         self._committing: list[Item] = []
-        self._reluctant: list[Session] = []  # with undelivered bytes, which the new framing would misread
         self._asked_at: float | None = None
         self._revoking: dict[int, Item] = {}  # revoked; they go on when the kernel has the message
         self._background: set[asyncio.Task[None]] = set()
 
-    # -- choosing ------------------------------------------------------------------------------------
+    # -- how far it is -------------------------------------------------------------------------------
 
     @property
     def outstanding(self) -> int:
         """How many sessions are offered, or accepted and not committed, or on their way back."""
         return len(self._items) + len(self._revoking)
-
-    @property
-    def waiting(self) -> int:
-        """How many sessions have been asked to come to a boundary and have not."""
-        return len(self._waiting) + len(self._ready) + len(self._reluctant)
-
-    @property
-    def has_ready(self) -> bool:
-        """Whether a session that was waited for has come to its boundary."""
-        return bool(self._ready)
-
-    @property
-    def late(self) -> bool:
-        """Whether a session has been asked and has not come: a laggard, once the time is over."""
-        return bool(self._waiting or self._reluctant)
 
     @property
     def answer_by(self) -> float | None:
@@ -170,111 +162,16 @@ class Moving:
         """The new process has answered something, be it late: it does not hang."""
         self._asked_at = self._loop.time() if self.outstanding else None
 
-    def want(self, session: Session) -> None:
-        """Ask a session to come to a boundary: its gate closes, and :attr:`has_ready` will tell."""
-        if not session.connections or session in self._by_session:
-            return
-        if self._misreadable(session):
-            self._reluctant.append(session)
-            return
-        self._waiting[session] = None
-        session.gate(True)
-        self.at_boundary(session)
-
-    def _misreadable(self, session: Session) -> bool:
-        return not self._same_framing and any(connection._stream.has_undelivered for connection in session.connections)
-
-    @property
-    def reluctant(self) -> bool:
-        """Whether a session must first be given what it has received, of which no event tells."""
-        return bool(self._reluctant)
-
-    def ask_again(self) -> None:
-        """Ask the reluctant sessions once more."""
-        sessions, self._reluctant = self._reluctant, []
-        for session in sessions:
-            self.want(session)
+    # -- what sessions tell (Mover) --------------------------------------------------------------------
 
     def at_boundary(self, session: Session) -> None:
-        """A gated session may be at a boundary, or over (see :class:`hotfd.server.connection.Keeper`)."""
-        if session not in self._waiting:
-            return
-        if not session.connections:
-            del self._waiting[session]
-            self._on_change()
-        elif session.obstacle() is None and session.stop_helpers() and session.obstacle() is None:
-            del self._waiting[session]
-            self._ready.append(session)
-            self._on_change()
+        """A gated session may be at its boundary, or over."""
+        self.gate.at_boundary(session)
 
-    def batch(self) -> list[Session]:
-        """Take sessions that stand at a boundary now, as many as fit one part of an offer."""
-        chosen: list[Session] = []
-        room = BATCH
-        while self._ready and (not chosen or room >= len(self._ready[0].connections)):
-            session = self._ready.popleft()
-            if not session.connections:
-                continue
-            if session.obstacle() is not None:
-                self._waiting[session] = None  # it has left the boundary since; it will come back to one
-                continue
-            if self._misreadable(session):
-                self._reluctant.append(self.reopen(session))
-                continue
-            room -= len(session.connections)
-            chosen.append(session)
-        return chosen
-
-    def take_all_ready(self) -> list[Session] | None:
-        """Take all sessions, if every one of them still stands at its boundary; else None."""
-        sessions = [session for session in self._ready if session.connections]
-        if self._waiting or any(session.obstacle() is not None for session in sessions):
-            return None
-        self._ready.clear()
-        return sessions
-
-    def give_up_waiting(self) -> list[tuple[Session, tuple[str, str]]]:
-        """Open the gates of all sessions that have come to no boundary.
-
-        Returns:
-            each as it is now, with its reason code and what it is about.
-        """
-        found = [
-            (session, ("framing", "it has undelivered bytes, which cannot be read in the new framing"))
-            for session in self._reluctant
-            if session.connections
-        ]
-        leftover = list(self._waiting)
-        self._waiting.clear()
-        self._reluctant.clear()
-        for session in leftover:
-            if session.connections:
-                obstacle = session.obstacle() or ("no-boundary", "its helpers do not end")
-                found.append((self.reopen(session), obstacle))
-        return found
-
-    def reopen_each(self, sessions: Iterable[Session]) -> None:
-        """Let sessions that were taken and not offered go on."""
-        for session in sessions:
-            if session.connections:
-                self.reopen(session)
-
-    def reopen_all(self) -> None:
-        """Let every session go on that is gated and not offered."""
-        self.give_up_waiting()
-        ready = list(self._ready)
-        self._ready.clear()
-        self.reopen_each(ready)
-
-    def reopen(self, session: Session) -> Session:
-        """Let a session that was gated, and not offered, go on; return it as it is now.
-
-        One whose helpers were stopped is served by fresh handlers: now, or at its next boundary.
-        """
-        if session.disturbed:
-            return self.engine.renew_soon(session)
-        session.gate(False)
-        return session
+    def appeared(self, session: Session) -> None:
+        """A connection has left a shared session: it moves by itself."""
+        self.gate.pending.append(session)
+        self._on_change()
 
     # -- offering ------------------------------------------------------------------------------------
 
@@ -296,7 +193,7 @@ class Moving:
         if self._asked_at is None:
             self._asked_at = now
         for session_or_none, bundle in bundles:
-            item = Item(bundle.record.session, session_or_none, bundle, now)
+            item = Item(bundle.record.session, session_or_none, self._originals.pop(bundle.record.session, bundle), now)
             self._items[item.wire_id] = item
             if session_or_none is not None:
                 self._by_session[session_or_none] = item
@@ -322,11 +219,12 @@ class Moving:
                 session = left[0]
                 session.fence()
                 try:
-                    bundles.append((session, capture(session, first + len(bundles), self.engine.codec.encode)))
+                    bundles.append((session, self._captured(session, first + len(bundles))))
                     left.popleft()
                 except StateError as error:
                     left.popleft()
-                    self._keep(session, "state-encode", str(error))
+                    code = "state-downgrade" if isinstance(error, StateTooNew) else "state-encode"
+                    self._keep(session, code, str(error))
                     self._serve_again(session)
         except BaseException:
             for session in [*(session for session, _ in bundles if session is not None), *left]:
@@ -334,9 +232,18 @@ class Moving:
             raise
         return bundles
 
+    def _captured(self, session: Session, wire_id: int) -> Bundle:
+        """Write a session down; where that is for older code, in this process's own words as well, for a take-back."""
+        if self._writers is None:
+            return capture(session, wire_id, Writers.of(self.engine))
+        bundle = capture(session, wire_id, self._writers)
+        self._originals[wire_id] = rewritten(bundle, session, Writers.of(self.engine))
+        return bundle
+
     def _keep(self, session: Session, code: str, detail: str) -> None:
         self.tally.count("kept", len(session.connections), code)
         log.event(logging.WARNING, "session-kept", session=session.id, code=code, reason=detail)
+        self._on_kept(session, code, detail)
 
     # -- answers -------------------------------------------------------------------------------------
 
@@ -477,7 +384,7 @@ class Moving:
                 self._channel.send(message)
             except BufferError:  # it reads nothing; they go on when it is dead, which the deadline sees to
                 heard = False
-        task = self._loop.create_task(self._go_on_when_heard(items, heard=heard, then_want=then_want))
+        task = detached(self._go_on_when_heard(items, heard=heard, then_want=then_want), "hotfd-revoke")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
@@ -492,7 +399,7 @@ class Moving:
             if self._revoking.pop(item.wire_id, None) is not None:
                 session = self._go_on(item)
                 if then_want and session is not None:
-                    self.want(session)
+                    self.gate.want(session)
         self._on_change()
 
     def revoke_all(self) -> asyncio.Task[None] | None:
@@ -527,15 +434,15 @@ class Moving:
         """Serve a session again that may be fenced; return it as it is now."""
         if any(connection.handed_off for connection in session.connections) or session.disturbed:
             return self.engine.renew(session)
-        session.resume()
+        self.engine.resume(session)
         return session
 
-    def restore_committed(self, wire_id: int, read: Callable[[bytes], Any]) -> None:
+    def restore_committed(self, wire_id: int, read: Readers) -> None:
         """Serve a committed session here again; the new process is certainly dead and had not touched it."""
         bundle = self.escrow.take(wire_id)
         if not bundle.connections:
             return  # the process-wide state, which is still here; or a session that has ended
-        states = [read(record.state) for record in bundle.connections]
+        states = decode_states(bundle, read)
         self.engine.adopt([restore(bundle, states, self.engine.framing, self.engine)])
         self._recount(bundle, "returned")
 
@@ -558,6 +465,7 @@ class Moving:
 
     def close(self) -> None:
         """Forget the book; nothing of it is open any more but the escrow, which is closed here."""
+        self.gate.close()
         for task in self._background:
             task.cancel()
         for item in self._items.values():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from hotfd.transfer.history import History
 
 ANSWER_LIMIT: Final = 10.0
 """Seconds that a new process may take to answer an offer, or to settle after its probation, where the deadline
 for its start is longer: what it does then takes milliseconds, and sessions wait for it."""
+
+ENDING_LIMIT: Final = 30.0
+"""Seconds beyond what was asked for: ending a new process that does not want to end, and taking sessions back."""
 
 DryRun = Literal["plan", "deep"]
 
@@ -25,6 +31,9 @@ class Options:
         force: hand over although the service would lose its main process.
         command: program and arguments of the new process, or None for those of this one.
         cwd: its directory, or None for this one's.
+        rollback: go back to what ran before.
+        to: the generation to go back to, or None for what ran before this.
+        allow_downgrade: hand over to code of an older state version too; going back implies it.
         dry_run: ``plan`` starts nothing, ``deep`` starts the new process and ends it when it is ready.
     """
 
@@ -36,6 +45,14 @@ class Options:
     command: tuple[str, ...] | None = None
     cwd: str | None = None
     dry_run: DryRun | None = None
+    rollback: bool = False
+    to: int | None = None
+    allow_downgrade: bool = False
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a handoff is certainly over: to be ready, to take over, and what else may take time."""
+        return 2 * self.deadline + self.boundary_timeout + self.probation + ENDING_LIMIT
 
     @property
     def answer_limit(self) -> float:
@@ -51,8 +68,10 @@ class Identity:
         generation: 1 for the first process of a service.
         together: all sessions share process-wide state and move in one offer.
         export_state: returns the process-wide state, or None.
+        history: what ran until now, this process included; None where nothing is remembered.
     """
 
     generation: int
     together: bool = False
     export_state: Callable[[], Any | Awaitable[Any]] | None = None
+    history: History | None = None

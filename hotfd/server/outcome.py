@@ -16,6 +16,9 @@ from hotfd.report import Counts, Outcome, Pause, Report
 
 FATES = ("moved", "kept", "returned", "closed")
 
+NAMED_SESSIONS = 100
+"""Sessions that a handoff names in events; of further ones its report has the counts by reason."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -58,6 +61,7 @@ class Journal:
         self._dry_run = dry_run
         self._began = self._phase_began = monotonic()
         self._phases: dict[str, float] = {}
+        self._named = 0
 
     def started(self) -> None:
         """The handoff begins."""
@@ -69,6 +73,12 @@ class Journal:
         self.phase = phase
         self._emit({"event": "phase", "phase": phase, "new_pid": new_pid})
         log.event(logging.INFO, "handoff-phase", id=self.id, phase=phase, new_pid=new_pid)
+
+    def session(self, id: str, fate: str, code: str, detail: str) -> None:
+        """A session does not move: tell which one, and why."""
+        self._named += 1
+        if self._named <= NAMED_SESSIONS:
+            self._emit({"event": "session", "session": id, "fate": fate, "code": code, "detail": detail})
 
     def _end_phase(self) -> None:
         now = monotonic()

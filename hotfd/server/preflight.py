@@ -1,8 +1,7 @@
-"""What is known before anything is started: limits, supervision, and what would move."""
+"""What is known before anything is started: limits, and what would move."""
 
 from __future__ import annotations
 
-import os
 import resource
 from typing import TYPE_CHECKING, Final
 
@@ -15,27 +14,6 @@ if TYPE_CHECKING:
 
 DESCRIPTOR_RESERVE: Final = 64
 """Descriptors a server needs beside its connections: loop, channel, memfds, log files, libraries."""
-
-
-def check_supervision() -> None:
-    """Refuse what would take the service down when this process exits.
-
-    Raises:
-        HandoffRefused: somebody watches this very pid and cannot be told of another.
-    """
-    if os.getpid() == 1:
-        raise HandoffRefused(
-            "unsupervised",
-            "the server is pid 1, and its exit would end the container; start it under an init, or use --force",
-        )
-    # SYSTEMD_EXEC_PID names the process that systemd itself started (systemd.exec(5)); children inherit
-    # the variable, so it counts only where it is this process.
-    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) and not os.environ.get("NOTIFY_SOCKET"):
-        raise HandoffRefused(
-            "unsupervised",
-            "systemd would take the exit of this main process for the end of the service; "
-            "set Type=notify in the unit, or use --force",
-        )
 
 
 def check_limit(engine: Engine) -> None:
@@ -82,10 +60,13 @@ def _verdict(engine: Engine, session: Session) -> str | None:
     obstacle = session.obstacle()
     if obstacle is not None and obstacle[0] not in {"no-boundary", "ending"}:
         return obstacle[0]
-    for connection in session.connections:
+    states = [(engine.codec, connection.state) for connection in session.connections]
+    if session.shared:
+        states.append((engine.rooms.kinds.codec(session.kind), session.state))
+    for codec, state in states:
         try:
-            engine.codec.encode(connection.state)
-            if engine.codec.roundtrips(connection.state) is not None:
+            codec.encode(state)
+            if codec.roundtrips(state) is not None:
                 return "state-roundtrip"
         except StateError:
             return "state-encode"

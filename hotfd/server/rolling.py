@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hotfd import log
 from hotfd.errors import HandoffRefused
 from hotfd.server.moving import BATCH, Moving
 
 if TYPE_CHECKING:
-    from hotfd.server.cutover import Cutover
+    from collections.abc import Iterable
+
+    from hotfd.server.collector import CollectorPause
+    from hotfd.server.engine import Engine
+    from hotfd.server.options import Options
+    from hotfd.server.outcome import Journal
+    from hotfd.server.session import Session
 
 PIPELINE: Final = 2 * BATCH
 """Sessions that may be offered and not committed: two offers, so that neither side waits for the
@@ -25,11 +30,51 @@ RELUCTANT_INTERVAL: Final = 0.05
 NEVER: Final = float("inf")
 
 
-async def move_rolling(cutover: Cutover, moving: Moving) -> None:
-    """Move all sessions one by one.
+class Driver(Protocol):
+    """Who has sessions moved: a handoff, or what moves what had stayed behind."""
+
+    @property
+    def engine(self) -> Engine:
+        """Whose sessions they are."""
+
+    @property
+    def options(self) -> Options:
+        """What is asked for."""
+
+    @property
+    def journal(self) -> Journal:
+        """What is told of them."""
+
+    @property
+    def collector(self) -> CollectorPause:
+        """Rests while many of them move."""
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set whenever something has happened."""
+
+    @property
+    def sessions(self) -> Iterable[Session]:
+        """Which sessions are to move."""
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Tell of progress."""
+
+    def pass_listeners(self, *, hold: bool) -> None:
+        """Give the new process what it needs before any session."""
+
+    def raise_failure(self) -> None:
+        """Raise what has gone wrong with the new process, if anything has."""
+
+    def catch_up(self) -> None:
+        """Read what the new process has said already."""
+
+
+async def move_rolling(cutover: Driver, moving: Moving) -> None:
+    """Move sessions one by one.
 
     Args:
-        cutover: the handoff; its new process is ready.
+        cutover: whose sessions move; the new process is ready.
         moving: its book.
 
     Raises:
@@ -38,23 +83,24 @@ async def move_rolling(cutover: Cutover, moving: Moving) -> None:
     cutover.pass_listeners(hold=False)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + cutover.options.boundary_timeout
-    pending = deque(cutover.engine.sessions.values())
-    total = len(pending)
+    gate = moving.gate
+    gate.pending.extend(cutover.sessions)
+    total = len(gate.pending)
     while True:
         cutover.raise_failure()
         _check_answered(cutover, moving)
-        moving.ask_again()
-        while moving.outstanding < PIPELINE and (pending or moving.has_ready):
-            for _ in range(min(len(pending), BATCH)):
-                moving.want(pending.popleft())
-            if batch := moving.batch():
+        gate.ask_again()
+        while moving.outstanding < PIPELINE and (gate.pending or gate.has_ready):
+            for _ in range(min(len(gate.pending), BATCH)):
+                gate.want(gate.pending.popleft())
+            if batch := gate.batch(BATCH):
                 moving.offer(batch)
                 await asyncio.sleep(0)  # the other clients' turn
                 cutover.raise_failure()
         cutover.emit({"event": "progress", "moved": moving.tally.sessions["moved"], "total": total})
         _check_not_all_refused(moving)
-        if not pending and not moving.outstanding:
-            if not moving.waiting:
+        if not gate.pending and not moving.outstanding:
+            if not gate.waiting:
                 return
             cutover.collector.end()  # only those are left that have not come to a boundary yet
             if loop.time() >= deadline:
@@ -70,12 +116,12 @@ def _check_not_all_refused(moving: Moving) -> None:
         raise HandoffRefused(refusal.code, refusal.detail)
 
 
-async def _progress(cutover: Cutover, moving: Moving, deadline: float) -> None:
+async def _progress(cutover: Driver, moving: Moving, deadline: float) -> None:
     """Wait until something happened, the boundary timeout is over, or an answer is overdue."""
     loop = asyncio.get_running_loop()
     answer_by = moving.answer_by or NEVER
-    wake = min(answer_by, deadline if moving.late and loop.time() < deadline else NEVER)
-    if moving.reluctant:
+    wake = min(answer_by, deadline if moving.gate.late and loop.time() < deadline else NEVER)
+    if moving.gate.reluctant:
         wake = min(wake, loop.time() + RELUCTANT_INTERVAL)
     cutover.changed.clear()
     with suppress(TimeoutError):  # the caller looks what it was that is over
@@ -83,7 +129,7 @@ async def _progress(cutover: Cutover, moving: Moving, deadline: float) -> None:
             await cutover.changed.wait()
 
 
-def _check_answered(cutover: Cutover, moving: Moving) -> None:
+def _check_answered(cutover: Driver, moving: Moving) -> None:
     """A new process that owes an answer for too long hangs; what it has said already is read first."""
     now = asyncio.get_running_loop().time()
     if now < (moving.answer_by or NEVER):
@@ -94,13 +140,15 @@ def _check_answered(cutover: Cutover, moving: Moving) -> None:
         raise HandoffRefused("new-hung", f"the new process did not answer an offer within {limit:g} s")
 
 
-def _leave_behind(cutover: Cutover, moving: Moving) -> None:
+def _leave_behind(cutover: Driver, moving: Moving) -> None:
     """The boundary timeout is over: keep the laggards here, or close them."""
     policy = cutover.options.laggards
-    for session, (code, detail) in moving.give_up_waiting():
+    for session, (code, detail) in moving.gate.give_up_waiting():
         log.event(logging.WARNING, "laggard", session=session.id, code=code, reason=detail, policy=policy)
         if policy == "close":
             moving.tally.count("closed", len(session.connections), code)
+            cutover.journal.session(session.id, "closed", code, detail)
             cutover.engine.end(session)
         else:
             moving.tally.count("kept", len(session.connections), code)
+            cutover.journal.session(session.id, "kept", code, detail)

@@ -2,38 +2,129 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from hotfd import log
 
 if TYPE_CHECKING:
     from hotfd.server.connection import Connection
 
+BROADCAST_LIMIT: Final = 1 << 20
+"""Unsent bytes above which a member that does not read is ended by a broadcast: nobody waits for it, and what it
+has missed it cannot be given later without an unbounded queue."""
+
 
 class Session:
-    """One connection, or several that share state.
+    """One connection, or several that share a key and a state.
 
     Attributes:
         id: unique across generations, for people and logs.
+        key: what its connections have joined it by; None for a connection by itself.
+        state: the state that its connections share, of the type that the first ``join`` named; it travels.
         connections: its connections.
+        kind: the name of the state's type among the program's.
         gated: whether a handoff holds it at its next boundary.
+        fenced: whether it neither reads nor writes, because another process may be its owner soon.
         stale: its helpers were stopped for a handoff that it has not joined; its handlers are to start again.
         fenced_ns: CLOCK_MONOTONIC when it was fenced last, in nanoseconds.
     """
 
-    __slots__ = ("connections", "fenced_ns", "gated", "id", "stale")
+    __slots__ = (
+        "_end_callbacks",
+        "connections",
+        "fenced",
+        "fenced_ns",
+        "gated",
+        "id",
+        "key",
+        "kind",
+        "stale",
+        "state",
+    )
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, key: str | None = None, kind: str = "", state: Any = None) -> None:
         self.id = id
+        self.key = key
+        self.kind = kind
+        self.state = state
         self.connections: list[Connection[Any]] = []
         self.gated = False
+        self.fenced = False
         self.stale = False
         self.fenced_ns = 0
+        self._end_callbacks: list[Callable[[], object]] = []
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} of {len(self.connections)} connections>"
+
+    @property
+    def shared(self) -> bool:
+        """Whether it has a key, by which connections join it."""
+        return self.key is not None
+
+    # -- for handlers --------------------------------------------------------------------------------
+
+    async def broadcast(self, payload: bytes, exclude: Iterable[Connection[Any]] = ()) -> None:
+        """Send one frame to each connection of the session.
+
+        Nobody is waited for: a member that does not read has its frames kept, and is reset when more than
+        ``BROADCAST_LIMIT`` bytes are. Members whose connection is over are left out.
+
+        Args:
+            payload: the frame's content; the server's framing wraps it.
+            exclude: connections that are to get nothing.
+
+        Raises:
+            HandedOff, ConnectionMoved: the session has moved, as for :meth:`Connection.send`; nothing was sent.
+            ValueError: the framing cannot carry this payload.
+        """
+        left_out = set(exclude)
+        if self.connections and (self.fenced or self.connections[0].handed_off):
+            own = next((member for member in self.connections if member._is_own()), self.connections[0])
+            await own._may_write()
+        data: bytes | None = None
+        for member in list(self.connections):
+            if member not in left_out:
+                if data is None:
+                    data = member._framing.encode(payload)
+                member._cast(data, BROADCAST_LIMIT)
+
+    def close(self) -> None:
+        """End all its connections, each in order: what is unsent is sent first."""
+        for member in list(self.connections):
+            member.close()
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` when the last connection has left or ended, and not when the session moves.
+
+        Callbacks do not travel: a resumed handler registers anew.
+        """
+        self._end_callbacks.append(callback)
+
+    # -- for the server ------------------------------------------------------------------------------
+
+    def over(self) -> None:
+        """The last connection has gone: tell who wanted to know."""
+        callbacks, self._end_callbacks = self._end_callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - one callback's fault is not the others'
+                log.event(logging.ERROR, "end-callback-failed", exc_info=error, session=self.id)
+
+    def touch(self) -> None:
+        """Note that this process has acted on the session, whichever connection it was."""
+        for member in self.connections:
+            member._touch()
 
     def gate(self, closed: bool) -> None:
         """With the gate closed no handler of the session is given anything new; open, they go on."""
         if self.gated != closed:
             self.gated = closed
-            for connection in self.connections:
+            for connection in list(self.connections):
                 connection._gate(closed)
 
     def obstacle(self) -> tuple[str, str] | None:
@@ -55,16 +146,18 @@ class Session:
 
     def fence(self) -> None:
         """Neither read nor write any connection from here on."""
+        self.fenced = True
         for connection in self.connections:
             connection._stream.fence()
         self.fenced_ns = time.monotonic_ns()
 
     def resume(self) -> None:
         """Go on after a fence, as if nothing had been."""
+        self.fenced = False
         for connection in self.connections:
             connection._stream.unfence()
         self.gate(False)
-        for connection in self.connections:
+        for connection in list(self.connections):
             connection._unfenced()
 
     @property

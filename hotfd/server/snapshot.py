@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from hotfd import _core
 from hotfd.errors import StateError
@@ -16,16 +19,62 @@ from hotfd.transfer.offer import Bundle
 from hotfd.wire.records import ConnectionRecord, SessionRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hotfd.framing import Framing
+    from hotfd.server.engine import Engine
 
 
-def capture(session: Session, wire_id: int, encode: Callable[[Any], bytes]) -> Bundle:
+@dataclass(slots=True)
+class Writers:
+    """What writes states down: those of connections, and those of shared sessions by their kind."""
+
+    connection: Callable[[Any], bytes]
+    shared: Callable[[str, Any], bytes]
+
+    @classmethod
+    def of(cls, engine: Engine) -> Writers:
+        """Write as this process does."""
+        return cls(engine.codec.encode, engine.rooms.kinds.encode)
+
+
+@dataclass(slots=True)
+class Readers:
+    """What reads states: those of connections, and those of shared sessions by their kind."""
+
+    connection: Callable[[bytes], Any]
+    shared: Callable[[str, bytes], Any]
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        schema: dict[str, Any] | None = None,
+        kinds: Mapping[str, dict[str, Any]] | None = None,
+    ) -> Readers:
+        """Read what a process with these schemas has written; by default, what this one has."""
+        known = engine.rooms.kinds
+        return cls(
+            engine.codec.reader(engine.codec.schema if schema is None else schema),
+            known.reader(known.schemas if kinds is None else kinds),
+        )
+
+
+@dataclass(slots=True)
+class States:
+    """The states of one session: the shared one, and each connection's."""
+
+    shared: Any
+    connections: list[Any]
+
+
+def capture(session: Session, wire_id: int, write: Writers) -> Bundle:
     """Write a fenced session down.
 
     Args:
         session: the session; its streams are fenced, its helpers stopped.
         wire_id: its id in the offer.
-        encode: the state codec's ``encode``.
+        write: how states are written.
 
     Returns:
         the records, and the descriptors, which stay the streams'.
@@ -44,11 +93,35 @@ def capture(session: Session, wire_id: int, encode: Callable[[Any], bytes]) -> B
                 wire_id,
                 cookie,
                 session.fenced_ns,
-                state=encode(connection.state),
+                state=write.connection(connection.state),
                 merged=encode_any(list(items)) if items else None,
             )
         )
-    return Bundle(SessionRecord(wire_id, session.id, len(connections)), records, descriptors)
+    record = SessionRecord(wire_id, session.id, len(connections))
+    if session.shared:
+        record.key, record.kind = session.key, session.kind
+        record.state = write.shared(session.kind, session.state)
+    return Bundle(record, records, descriptors)
+
+
+def rewritten(bundle: Bundle, session: Session, write: Writers) -> Bundle:
+    """Return a copy of a captured session with its states written in another way.
+
+    Args:
+        bundle: the session as it was captured; the copy borrows the same descriptors.
+        session: the session.
+        write: how states are written in the copy.
+
+    Raises:
+        StateError: a state cannot be written like this.
+    """
+    replace = msgspec.structs.replace
+    record = replace(bundle.record, state=write.shared(session.kind, session.state)) if session.shared else bundle.record
+    records = [
+        replace(record, state=write.connection(connection.state))
+        for record, connection in zip(bundle.connections, session.connections, strict=True)
+    ]
+    return Bundle(record, records, list(bundle.descriptors))
 
 
 def _capture_connection(
@@ -69,12 +142,13 @@ def _capture_connection(
         write_closed=stream.write_closed,
         fenced_ns=fenced_ns,
         merged=merged,
+        joining=connection._joining,
     )
 
 
 def restore(
     bundle: Bundle,
-    states: list[Any],
+    states: States,
     framing: Framing,
     keeper: Keeper,
     on_touch: Callable[[], None] | None = None,
@@ -83,7 +157,7 @@ def restore(
 
     Args:
         bundle: records and descriptors.
-        states: the decoded state of each connection.
+        states: the decoded states.
         framing: the server's framing.
         keeper: who keeps the connections.
         on_touch: notes that the session is acted on, or None when nobody would read that.
@@ -91,8 +165,9 @@ def restore(
     Returns:
         the session, with streams that do not read yet.
     """
-    session = Session(bundle.record.id)
-    for record, fd, state in zip(bundle.connections, bundle.descriptors, states, strict=True):
+    head = bundle.record
+    session = Session(head.id, head.key, head.kind, states.shared)
+    for record, fd, state in zip(bundle.connections, bundle.descriptors, states.connections, strict=True):
         # With SOCK_NONBLOCK the object takes the descriptor for non-blocking, as it is, without a
         # fcntl(2) that the other process would feel.
         sock = socket.socket(record.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, fd)
@@ -113,6 +188,7 @@ def restore(
             write_closed=record.write_closed,
         )
         connection._cookie = record.cookie or None
+        connection._joining = record.joining
         if record.merged is not None:
             connection._items.extend(_items(record.merged))
     return session
@@ -139,14 +215,15 @@ def renew(session: Session, framing: Framing, keeper: Keeper) -> Session:
     for connection in before:
         connection._hand_off()
     descriptors = [connection._stream.detach() for connection in before]
-    bundle = Bundle(SessionRecord(0, session.id, len(before)), records, descriptors)
-    renewed = restore(bundle, [connection.state for connection in before], framing, keeper)
+    head = SessionRecord(0, session.id, len(before), session.key, None, session.kind)
+    states = States(session.state, [connection.state for connection in before])
+    renewed = restore(Bundle(head, records, descriptors), states, framing, keeper)
     for connection, left in zip(renewed.connections, items, strict=True):
         connection._items.extend(left)
     return renewed
 
 
-def decode_states(bundle: Bundle, read: Callable[[bytes], Any]) -> list[Any]:
+def decode_states(bundle: Bundle, read: Readers) -> States:
     """Decode everything of a bundle that can fail, before it is accepted.
 
     Raises:
@@ -155,7 +232,9 @@ def decode_states(bundle: Bundle, read: Callable[[bytes], Any]) -> list[Any]:
     for record in bundle.connections:
         if record.merged is not None:
             _items(record.merged)
-    return [read(record.state) for record in bundle.connections]
+    head = bundle.record
+    shared = read.shared(head.kind, head.state) if head.state is not None else None
+    return States(shared, [read.connection(record.state) for record in bundle.connections])
 
 
 def _encode_name(peername: Any) -> Any:

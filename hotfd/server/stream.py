@@ -447,6 +447,11 @@ class Stream:
         return bytes(self._unsent)
 
     @property
+    def unsent_size(self) -> int:
+        """How many bytes :attr:`unsent` are."""
+        return len(self._unsent)
+
+    @property
     def family(self) -> int:
         """The address family of the socket."""
         return self._sock.family

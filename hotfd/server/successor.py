@@ -13,13 +13,16 @@ import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.transfer.channel import Arrival, Channel
-from hotfd.transfer.process import ORIGIN, ProcessWatch, spawn
+from hotfd.transfer.process import ProcessWatch, spawn
 from hotfd.wire import messages as m
+
+if TYPE_CHECKING:
+    from hotfd.server.launch import Launch
 
 KILL_LIMIT: Final = 5.0
 """Seconds within which a killed process must be dead; only uninterruptible sleep takes longer."""
@@ -59,18 +62,17 @@ class Successor:
         """Whether everything that was started is certainly dead, or nothing was."""
         return all(watch is None or watch.dead for watch in (self._spawned, self._server))
 
-    def start(self, command: tuple[str, ...] | None, cwd: str | None) -> None:
+    def start(self, launch: Launch) -> None:
         """Start the process.
 
         Args:
-            command: program and arguments, or None for what this process was started with.
-            cwd: the directory, or None for the one that this process was started in.
+            launch: what it is.
 
         Raises:
             HandoffRefused: it cannot be started.
         """
         try:
-            self._child = spawn(command or ORIGIN.command, cwd or ORIGIN.cwd, ORIGIN.environment, self._theirs)
+            self._child = spawn(launch.command, launch.cwd, launch.environment, self._theirs)
         finally:
             os.close(self._theirs)
             self._theirs = -1

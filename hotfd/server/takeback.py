@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hotfd import log
 from hotfd.errors import StateError
 from hotfd.server.moving import Moving, reset
+from hotfd.server.snapshot import Readers
 
 if TYPE_CHECKING:
     from hotfd.server.engine import Engine
@@ -33,7 +34,7 @@ def take_back(engine: Engine, machine: Sender, moving: Moving, touch: TouchMap |
 
     result = machine.take_back(lost)
     moving.resume_uncommitted()
-    read = engine.codec.reader(engine.codec.schema)
+    read = Readers.of(engine)
     for id in result.restore:
         try:
             moving.restore_committed(id, read)

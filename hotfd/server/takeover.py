@@ -17,6 +17,8 @@ from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from hotfd import _core, log
 from hotfd._version import __version__
 from hotfd.errors import ChannelError, HandoffRefused
@@ -24,9 +26,11 @@ from hotfd.report import Counts, Pause, Report
 from hotfd.server.collector import CollectorPause
 from hotfd.server.custody import Custody
 from hotfd.server.engine import cookie_of
+from hotfd.server.link import Link
 from hotfd.server.moving import PROCESS
-from hotfd.server.snapshot import restore
+from hotfd.server.snapshot import Readers, restore
 from hotfd.transfer.channel import Arrival, Channel
+from hotfd.transfer.history import History
 from hotfd.transfer.process import ProcessWatch
 from hotfd.transfer.touch import NEWCOMERS, TouchMap
 from hotfd.wire import messages as m
@@ -75,11 +79,14 @@ class Takeover:
         self._channel = Channel(fd, self._on_message, self._on_broken, self._on_end)
         self._old: ProcessWatch | None = None
         self._setup: m.Setup | None = None
+        self.history: History | None = None
+        """What ran before this process, once Setup has come."""
         self._custody: Custody | None = None
         self._touch: TouchMap | None = None
         self._newcomers = 0
         self._collector = CollectorPause()
         self._hold = False
+        self._link: Link | None = None
         self._sessions = 0
         self._pauses_ms: list[float] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +95,21 @@ class Takeover:
         """Ends when this process owns what it serves; raises HandoffRefused when it has to leave."""
         self.on_old_exit: Callable[[int], None] = lambda pid: None
         """Called with the old process's pid when it is certainly dead."""
+        self._remainder = False
+
+    @classmethod
+    def of_remainder(cls, fd: int, engine: Engine, pid: int) -> Takeover:
+        """Make the handoff of sessions that had stayed behind to a process that serves already.
+
+        Args:
+            fd: the channel; owned from here on.
+            engine: what serves.
+            pid: the older process, whose word alone counts on the channel.
+        """
+        takeover = cls(fd, engine, list(engine.listeners), healthy=None, import_state=None)
+        takeover._remainder = True
+        takeover._channel.peer = pid
+        return takeover
 
     def report(self) -> Report:
         """Say how the handoff went, for a client that lost the old process's answer."""
@@ -128,6 +150,11 @@ class Takeover:
         return self._setup.handoff if self._setup is not None else None
 
     @property
+    def back_to(self) -> int | None:
+        """The generation that this process runs again, when an operator went back."""
+        return self._setup.back_to if self._setup is not None else None
+
+    @property
     def old_pid(self) -> int | None:
         """The old process's pid."""
         return self._setup.pid if self._setup is not None else None
@@ -149,16 +176,19 @@ class Takeover:
         if self._setup is None:
             raise HandoffRefused("no-channel", "nobody hands over on the inherited channel")
         setup, codec = self._setup, self._engine.codec
-        unreadable = codec.unreadable(setup.schema)
-        if unreadable is None and setup.process_schema and self._import_state is None:
-            unreadable = "the old process hands process-wide state over; give the server an import_state"
+        told: dict[str, Any] = {}
+        if setup.process_schema and self._import_state is None:
+            unreadable: str | None = "the old process hands process-wide state over; give the server an import_state"
+        elif unreadable := codec.unreadable(setup.schema) or self._engine.rooms.kinds.unreadable(setup.kinds):
+            # The old process may write for this one, if it is told how.
+            told = {"schema": codec.schema, "kinds": self._engine.rooms.kinds.known(setup.kinds)}
         if unreadable is None:
-            self._custody = Custody(codec.reader(setup.schema), self._import_state)
+            self._custody = Custody(Readers.of(self._engine, setup.schema, setup.kinds), self._import_state)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         spec = self._engine.framing.spec()
         if self.done.done():
             return  # the old process has died meanwhile
-        self._channel.send(
+        self._say_hello(
             m.Hello(
                 protocol=m.PROTOCOL,
                 pid=os.getpid(),
@@ -167,9 +197,16 @@ class Takeover:
                 descriptor_limit=min(limit, (1 << 31) - 1) if limit != resource.RLIM_INFINITY else (1 << 31) - 1,
                 descriptors_open=len(os.listdir("/proc/self/fd")),
                 unreadable=unreadable[: m.MAX_TEXT] if unreadable is not None else None,
+                **told,
             )
         )
         self._machine.hello()
+
+    def _say_hello(self, hello: m.Hello) -> None:
+        try:
+            self._channel.send(hello)
+        except ValueError:  # too many types for a packet: then nobody can write for them
+            self._channel.send(msgspec.structs.replace(hello, schema=None, kinds={}))
 
     async def ready(self) -> None:
         """Say that this process is initialised, if it is healthy.
@@ -185,7 +222,7 @@ class Takeover:
         problem = await self._unhealthy()
         if problem is not None:
             raise await self.fail("unhealthy", problem)
-        if not self.done.done():
+        if not self.done.done() and self._machine.phase is Phase.PREPARING:
             self._channel.send(self._machine.ready())
 
     async def fail(self, code: str, detail: str) -> HandoffRefused:
@@ -221,6 +258,9 @@ class Takeover:
         if self._setup is None:
             self._identify(arrival)
         try:
+            if isinstance(arrival.message, m.LinkMessage):
+                self._heard_neighbour(arrival)
+                return
             ids = self._machine.receive(arrival.message)
             self._dispatch(arrival, ids)
         except (ChannelError, OSError, ValueError) as error:
@@ -228,6 +268,20 @@ class Takeover:
         finally:
             arrival.close()
             self._changed.set()
+
+    def _heard_neighbour(self, arrival: Arrival) -> None:
+        setup, links = self._setup, self._engine.links
+        if self._link is None and setup is not None and isinstance(arrival.message, m.Linked):
+            self._link = Link(self._channel, pid=setup.pid, generation=max(setup.generation - 1, 0), newer=False)
+            links.connect(self._link)
+        elif self._link is None or not links.received(self._link, arrival):
+            raise ChannelError(f"{type(arrival.message).__name__} is for nobody here")
+
+    def _unlink(self) -> None:
+        """The old process has gone for good, and everything that it said has been heard."""
+        if self._link is not None:
+            self._engine.links.disconnect(self._link)
+        self._channel.close()
 
     def _identify(self, arrival: Arrival) -> None:
         """The sender of Setup is the old process; its death is known from its pidfd."""
@@ -247,7 +301,10 @@ class Takeover:
     def _dispatch(self, arrival: Arrival, ids: list[int]) -> None:
         match arrival.message:
             case m.Setup() as setup:
+                self.history = History.unsealed(arrival.descriptors[0]) if arrival.descriptors else None
                 self._setup = setup
+            case m.Rewritten() as message:
+                self._read_rewritten(message)
             case m.Listeners() as message:
                 self._take_listeners(message, arrival)
             case m.OfferPart() as part:
@@ -262,6 +319,15 @@ class Takeover:
                 self._start(self._prove(probation))
             case m.Abort(code=code, detail=detail):
                 self._leave(HandoffRefused(code, detail))
+
+    def _read_rewritten(self, message: m.Rewritten) -> None:
+        """The old process writes states as this code reads them."""
+        engine = self._engine
+        problem = engine.codec.unreadable(message.schema) or engine.rooms.kinds.unreadable(message.kinds)
+        if problem is not None:
+            self._start(self._fail_and_leave("state-downgrade", problem))
+            return
+        self._custody = Custody(Readers.of(engine, message.schema, message.kinds), self._import_state)
 
     def _take_listeners(self, message: m.Listeners, arrival: Arrival) -> None:
         """Take the touch map and the listening sockets, which are matched by cookie."""
@@ -282,10 +348,12 @@ class Takeover:
             descriptors.remove(fd)
             sock.setblocking(False)
             if entry.spec in self._specs:
-                self._engine.inherit(entry.spec, sock)
+                self._engine.inherit(entry.spec, sock, lent=entry.lent)
             else:
                 log.event(logging.INFO, "listener-dropped", listener=entry.spec)
                 sock.close()
+        if self._remainder:
+            return
         self._hold = message.hold
         self._collector.begin()
         self._engine.on_newcomer = self._newcomer
@@ -295,7 +363,8 @@ class Takeover:
 
     def _take_part(self, part: m.OfferPart, arrival: Arrival, complete: list[int]) -> None:
         """Take one part into custody, and answer for what is complete with it."""
-        assert self._custody is not None
+        if self._custody is None:
+            raise ChannelError("an offer of what this process cannot read")
         good, refusals = self._custody.add(part, arrival, complete)
         for message in (*self._machine.refuse(refusals), *self._machine.accept(good)):
             self._channel.send(message)
@@ -361,7 +430,8 @@ class Takeover:
 
     def _unhook(self) -> None:
         """Nobody keeps copies any more: nothing has to be noted or told."""
-        self._engine.on_newcomer = self._engine.on_ended = None
+        if not self._remainder:
+            self._engine.on_newcomer = self._engine.on_ended = None
         for session in self._engine.sessions.values():
             for connection in session.connections:
                 connection._touched()
@@ -376,7 +446,8 @@ class Takeover:
             self._touch = None
         if not self.done.done():
             self.done.set_result(None)
-        self._channel.close()
+        if self._channel.ended:
+            self._unlink()
 
     # -- the ends ------------------------------------------------------------------------------------
 
@@ -386,10 +457,10 @@ class Takeover:
             self._old.close()
         if self._setup is not None:
             self.on_old_exit(self._setup.pid)
-        if not self.done.done():
-            self._channel.drain()
+        self._channel.drain()
         if not self.done.done():
             self._inherit()
+        self._unlink()
 
     def _inherit(self) -> None:
         self._unhook()
@@ -407,7 +478,8 @@ class Takeover:
         """Serve nothing of the old process's any more, and let go of it without a trace."""
         if self.done.done():
             return
-        self._engine.abandon()
+        if not self._remainder:
+            self._engine.abandon()
         self._drop_held()
         self.done.set_exception(why)
 
@@ -415,6 +487,8 @@ class Takeover:
         self._leave(await self.fail(code, detail))
 
     def _on_broken(self, error: ChannelError) -> None:
+        if self.settled:
+            self._unlink()
         self._leave(HandoffRefused("protocol", str(error)))
         self._changed.set()
 
@@ -422,6 +496,8 @@ class Takeover:
         self._changed.set()
         if not self.done.done():
             self._start(self._after_the_end())
+        elif self.settled:
+            self._unlink()
 
     async def _after_the_end(self) -> None:
         """The channel has ended before its time: either the old process dies now, or it wants no more of this one."""
@@ -449,7 +525,7 @@ class Takeover:
         for task in self._tasks:
             task.cancel()
         self._drop_held()
-        self._channel.close()
+        self._unlink()
         if self._old is not None:
             self._old.close()
         if self._touch is not None:

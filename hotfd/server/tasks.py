@@ -36,10 +36,15 @@ class Scope:
         """Return the names of the live tasks, for people."""
         return sorted(task.get_name() for task in self.tasks)
 
-    def run(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Start a task whose own children are counted in this scope; the task itself is not."""
+    def context(self) -> Context:
+        """Return a copy of the caller's context; tasks that are made in it are counted in this scope."""
         context = copy_context()
         context.run(_SCOPE.set, self)
+        return context
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Start a task whose own children are counted in this scope; the task itself is not."""
+        context = self.context()
         loop = asyncio.get_running_loop()
         # In an empty context the factory sees no scope, so the task is not counted in its maker's.
         return Context().run(lambda: loop.create_task(coroutine, name=name, context=context))
@@ -70,6 +75,12 @@ class _Factory:
 
 def _new_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
     return asyncio.Task(coro, loop=loop, **options)
+
+
+def detached(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    """Start a task of the server's own, whoever has caused it: no handler's scope counts it."""
+    loop = asyncio.get_running_loop()
+    return Context().run(lambda: loop.create_task(coroutine, name=name))
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:

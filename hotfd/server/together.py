@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from hotfd.errors import HandoffRefused
+from hotfd.server.gate import GATE_BACKOFF, GATE_LIMIT
 from hotfd.server.moving import Moving, process_state
 
 if TYPE_CHECKING:
     from hotfd.server.cutover import Cutover
     from hotfd.server.session import Session
-
-GATE_LIMIT: Final = 0.02
-"""Seconds that all sessions are held at once while they come to rest together."""
-
-GATE_BACKOFF: Final = (0.02, 0.5)
-"""First and longest pause in seconds between two tries to close the gate; it doubles in between."""
 
 
 async def move_together(cutover: Cutover, moving: Moving) -> None:
@@ -91,9 +86,9 @@ async def _at_rest(cutover: Cutover, moving: Moving, deadline: float) -> tuple[l
             if all(session.obstacle() is None for session in left):
                 return left, process
         except BaseException:
-            moving.reopen_each(sessions)
+            moving.gate.reopen_each(sessions)
             raise
-        moving.reopen_each(sessions)
+        moving.gate.reopen_each(sessions)
 
 
 async def _exported(cutover: Cutover) -> bytes:
@@ -122,17 +117,17 @@ async def _close_the_gate(cutover: Cutover, moving: Moving, deadline: float) -> 
     while True:
         engine.stop_accepting()
         for session in list(engine.sessions.values()):
-            moving.want(session)
+            moving.gate.want(session, together=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(GATE_LIMIT):
-                while moving.late:
+                while moving.gate.late:
                     cutover.raise_failure()
                     cutover.changed.clear()
                     await cutover.changed.wait()
-        if not moving.late and (sessions := moving.take_all_ready()) is not None:
+        if not moving.gate.late and (sessions := moving.gate.take_all_ready()) is not None:
             return sessions
-        busy = moving.give_up_waiting()
-        moving.reopen_all()
+        busy = moving.gate.give_up_waiting()
+        moving.gate.reopen_all()
         engine.start_accepting()
         if loop.time() >= deadline:
             what = ", ".join(f"{session.id} ({code})" for session, (code, _) in busy[:3]) or "never all at once"

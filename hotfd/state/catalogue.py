@@ -190,7 +190,9 @@ class Catalogue:
         known = self.shapes.get(cls)
         if known is None:
             version = state.version if state.version is not None else 1
-            self.shapes[cls] = Shape(cls, "custom", version=version, upgrade=state.upgrade, custom=state)
+            self.shapes[cls] = Shape(
+                cls, "custom", version=version, upgrade=state.upgrade, downgrade=state.downgrade, custom=state
+            )
         elif known.custom is not state:
             raise StateError(where, f"{type_name(cls)} travels in two different ways; use one State for all its fields")
         return ((cls,),)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from hotfd.errors import StateError
+from hotfd.errors import StateError, StateTooNew
 from hotfd.state import schema as schemas
 from hotfd.state.catalogue import ANY, Catalogue
 from hotfd.state.compare import difference, same_by_identity
+from hotfd.state.downgrade import TooNew, Way, way_back
 from hotfd.state.form import Fault, call, type_name
 from hotfd.state.reader import Reader, unpack, upgraded
 from hotfd.state.roots import Root
@@ -18,7 +19,7 @@ from hotfd.state.schema import Plan, Schema, Target
 from hotfd.state.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from hotfd.state.declare import State
     from hotfd.state.shapes import Shape
@@ -79,6 +80,21 @@ class Codec(Generic[S]):
             return self._writer.encode(value if encode is None else call(encode, "encode", value))
         except Fault as fault:
             raise StateError(fault.path(self._root.name), fault.problem) from None
+
+    def older(self, schema: dict[str, Any]) -> OlderWriter[S] | str:
+        """Return what writes states as older code reads them.
+
+        Args:
+            schema: :attr:`schema` of the older code.
+
+        Returns:
+            the writer, or one line that says which field stands in the way and what to do.
+        """
+        theirs = schemas.understood(schema)
+        if isinstance(theirs, str):
+            return theirs
+        found = way_back(self._root, self._schema, theirs)
+        return found if isinstance(found, str) else OlderWriter(self, found)
 
     def reader(self, schema: dict[str, Any]) -> Callable[[bytes], S]:
         """Return the function that reads what a process with the given schema wrote.
@@ -185,6 +201,48 @@ class Codec(Generic[S]):
         return checked
 
 
+class OlderWriter(Generic[S]):
+    """Writes the states of one declared type for older code. Made by :meth:`Codec.older`.
+
+    Attributes:
+        schema: what the older code must be told of what is written; JSON-able.
+    """
+
+    __slots__ = ("_codec", "_root", "_way", "_writer", "schema")
+
+    def __init__(self, codec: Codec[S], way: Way) -> None:
+        self._codec = codec
+        self._root = codec._root
+        self._way = way
+        self._writer = Writer(way.shapes, _entries(way.shapes), way.descents, way.strangers)
+        self.schema: dict[str, Any] = msgspec.to_builtins(way.schema)
+
+    def encode(self, value: S) -> bytes:
+        """Return a state in the older code's written form.
+
+        Raises:
+            StateTooNew: it holds what the older code does not know.
+            StateError: something in it cannot travel, or its ``downgrade`` failed.
+        """
+        try:
+            return self._writer.encode(self._converted(value))
+        except TooNew as fault:
+            raise StateTooNew(fault.path(self._root.name), fault.problem) from None
+        except Fault as fault:
+            raise StateError(fault.path(self._root.name), fault.problem) from None
+
+    def _converted(self, value: S) -> Any:
+        root, way = self._root, self._way
+        self._codec._check_type(value)
+        if way.schema.root is None:
+            if self._codec._difference(root.new(), value) is not None:
+                raise TooNew("differs from a fresh state, and the older code keeps none")
+            return None
+        if way.root is not None:
+            return call(way.root, "downgrade", value, way.schema.version)
+        return value if root.encode is None else call(root.encode, "encode", value)
+
+
 def encode_any(value: Any, types: Sequence[Any] = ()) -> bytes:
     """Write a value without a declared type, as exactly as a declared one.
 
@@ -250,8 +308,11 @@ def _by_name(shapes: dict[type, Shape]) -> dict[str, Shape]:
 
 
 def _writer(shapes: dict[str, Shape], schema: Schema) -> Writer:
-    entries = frozenset(name for shape in shapes.values() if shape.kind == "typeddict" for name in shape.fields)
-    return Writer([shapes[name] for name in schema.order()], entries)
+    return Writer([shapes[name] for name in schema.order()], _entries(shapes.values()))
+
+
+def _entries(shapes: Iterable[Shape]) -> frozenset[str]:
+    return frozenset(name for shape in shapes if shape.kind == "typeddict" for name in shape.fields)
 
 
 _PLAIN_READER = Reader(Schema(1, 1, "value", [["Any"]], {}), Plan())

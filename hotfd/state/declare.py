@@ -21,6 +21,10 @@ class State(Generic[S]):
         upgrade: ``upgrade(old, version) -> S`` makes a state of what another version wrote; ``old`` is a dict of
             field name to value (or, with ``encode``, what that returned), ``version`` the version that wrote it.
             By default the class's own ``upgrade``, a classmethod or staticmethod.
+        downgrade: ``downgrade(state, version)`` makes what an older version reads of a state of this one: a dict of
+            that version's field names to values, all of them (or, with ``encode``, what that returned then). Used when
+            an operator goes back to older code. By default the class's own ``downgrade``, a classmethod or
+            staticmethod.
         encode: turns a state into a value of plain types (see :func:`hotfd.state.encode_any`), often bytes.
         decode: the reverse of ``encode``; both or neither.
         new: makes the state of a fresh connection; by default ``declared`` is called without arguments.
@@ -32,7 +36,7 @@ class State(Generic[S]):
         StateError: the arguments contradict each other.
     """
 
-    __slots__ = ("declared", "decode", "encode", "new", "upgrade", "version")
+    __slots__ = ("declared", "decode", "downgrade", "encode", "new", "upgrade", "version")
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class State(Generic[S]):
         encode: Callable[[S], Any] | None = None,
         decode: Callable[[Any], S] | None = None,
         new: Callable[[], S] | None = None,
+        downgrade: Callable[[S, int], Any] | None = None,
     ) -> None:
         if (encode is None) != (decode is None):
             raise StateError("State", "encode and decode come as a pair; give both or neither")
@@ -53,6 +58,7 @@ class State(Generic[S]):
         self.declared = declared
         self.version = version
         self.upgrade = upgrade
+        self.downgrade = downgrade
         self.encode = encode
         self.decode = decode
         self.new = new

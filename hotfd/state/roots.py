@@ -6,6 +6,7 @@ import enum
 import inspect
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from hotfd.errors import StateError
@@ -14,10 +15,9 @@ from hotfd.state.declare import State
 from hotfd.state.schema import upgrade_advice
 from hotfd.state.shapes import RECORDS, Hint, Shape, is_typeddict
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-
 S = TypeVar("S")
+
+Converter = Callable[[Any, int], Any]
 
 OWN_FORM: Final[Hint] = (("State(encode=)",),)
 """The hint of a root that its own functions write and read: like nothing else, whatever they make of it."""
@@ -37,6 +37,7 @@ class Root(Generic[S]):
         types: the types that a state can be of, exactly; None where that is open.
         version: of its shape.
         upgrade: makes a state of what another version wrote, or None.
+        downgrade: makes of a state what an older version reads, or None.
         give: what to do when there is no ``upgrade`` and one is needed.
         encode: a user's function that writes it, or None.
         decode: its reverse.
@@ -60,7 +61,7 @@ class Root(Generic[S]):
         self.catalogue.finish()
         shape = self.catalogue.shapes.get(cls) if cls is not None else None
         self.schema_name = None if state is None else self.name if shape is None else shape.name
-        self.version, self.upgrade = _versioned(state, shape)
+        self.version, self.upgrade, self.downgrade = _versioned(state, shape)
         self.give = _give(shape)
         self.new: Callable[[], S] = _factory(state, cls, self.name)
 
@@ -82,16 +83,17 @@ def _class_of(declared: Any) -> type | None:
     return found if isinstance(found, type) and found not in (types.UnionType, typing.Annotated) else None
 
 
-def _versioned(state: State[Any] | None, shape: Shape | None) -> tuple[int, Callable[[Any, int], Any] | None]:
-    """Return version and upgrade; what a State says goes before what the class says, for the class as well."""
-    version, upgrade = (shape.version, shape.upgrade) if shape is not None else (1, None)
-    if state is not None and state.version is not None:
-        version = state.version
-    if state is not None and state.upgrade is not None:
-        upgrade = state.upgrade
+def _versioned(state: State[Any] | None, shape: Shape | None) -> tuple[int, Converter | None, Converter | None]:
+    """Return version, upgrade and downgrade; what a State says goes before what the class says, for it as well."""
+    version, upgrade, downgrade = (
+        (shape.version, shape.upgrade, shape.downgrade) if shape is not None else (1, None, None)
+    )
+    if state is not None:
+        version = state.version if state.version is not None else version
+        upgrade, downgrade = state.upgrade or upgrade, state.downgrade or downgrade
     if shape is not None:
-        shape.version, shape.upgrade = version, upgrade
-    return version, upgrade
+        shape.version, shape.upgrade, shape.downgrade = version, upgrade, downgrade
+    return version, upgrade, downgrade
 
 
 def _give(shape: Shape | None) -> str:

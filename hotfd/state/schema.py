@@ -4,7 +4,9 @@ A schema is JSON-able. Reading follows three rules:
 
 1. Of the same version, nothing may be lost: every field that was written must exist, every field that must have a
    value must have been written, and no field may have become something else. A new field takes its default.
-2. Of another version, older or newer, the class needs an ``upgrade(old, version)``. It gets a dict of the fields.
+2. Of an older version, the class needs an ``upgrade(old, version)``. It gets a dict of the fields. What a newer version
+   wrote is not read: how could older code know what it means? That version writes it anew, on demand, as the older one
+   would have written it (:mod:`hotfd.state.downgrade`).
 3. A class inside a state counts with its own version by the same rules. Where the root is upgraded, whatever inside
    cannot be read as an object becomes a dict too (a member of an enum its name), and is the root's to deal with.
 
@@ -132,6 +134,12 @@ class Target:
             return plan
         same = written.version == self.schema.version
         if not same:
+            if written.version > self.schema.version:
+                plan.problems.append(
+                    f"state version {written.version} is newer than version {self.schema.version} of this code; "
+                    "to go back, use hotfd rollback, or hotfd handoff --allow-downgrade"
+                )
+                return plan
             if not self.upgradable:
                 plan.problems.append(
                     f"state version {written.version} cannot be read by version {self.schema.version}: {self.give}"
@@ -154,7 +162,7 @@ class Target:
     def _plan_type(self, plan: Plan, name: str, theirs: TypeSchema, renamed: dict[str, str]) -> None:
         shape = self.shapes.get(renamed.get(name, name))
         lenient = plan.root_upgrade
-        if shape is not None and shape.version != theirs.version and _upgrades(shape, theirs):
+        if shape is not None and shape.version > theirs.version and _upgrades(shape, theirs):
             plan.shapes[name] = shape
             plan.upgrades.add(name)
             return
@@ -166,7 +174,9 @@ class Target:
     def _type_problem(self, name: str, theirs: TypeSchema, shape: Shape | None, renamed: dict[str, str]) -> str | None:
         if shape is None:
             return f"{name}: was written and is no part of the state any more, it would be lost; {self._advice(name)}"
-        if shape.version != theirs.version:
+        if shape.version < theirs.version:
+            return f"{name} version {theirs.version} is newer than version {shape.version} of this code"
+        if shape.version > theirs.version:
             return f"{name} version {theirs.version} cannot be read by version {shape.version}: {upgrade_advice(shape)}"
         ours = self.schema.types[shape.name]
         if ours.kind != theirs.kind and not {ours.kind, theirs.kind} <= RECORDS:
@@ -184,16 +194,16 @@ class Target:
                     f"{name}.{written}: was written and is gone or changed, it would be lost; "
                     f"keep it, or {self._advice(name)}"
                 )
-            elif not _same(before, after, renamed):
-                yield f"{name}.{written}: was {_text(before)} and is {_text(after)}; {self._advice(name)}"
+            elif not fits(before, after, renamed):
+                yield f"{name}.{written}: was {hint_text(before)} and is {hint_text(after)}; {self._advice(name)}"
         for needed in ours.required:
             if needed not in theirs.fields:
                 yield f"{name}.{needed}: is needed and was not written; give it a default, or {self._advice(name)}"
 
     def _root_problem(self, written: Schema, renamed: dict[str, str]) -> str | None:
-        if _same(written.hint, self.schema.hint, renamed):
+        if fits(written.hint, self.schema.hint, renamed):
             return None
-        before, after = _text(written.hint), _text(self.schema.hint)
+        before, after = hint_text(written.hint), hint_text(self.schema.hint)
         return f"{self.schema.root}: was {before} and is {after}; {self._advice(self.schema.root)}"
 
     def _advice(self, name: str | None) -> str:
@@ -245,12 +255,12 @@ def _is_hint(hint: object, depth: int) -> bool:
     )
 
 
-def _same(theirs: PlainHint, ours: PlainHint, renamed: dict[str, str]) -> bool:
+def fits(theirs: PlainHint, ours: PlainHint, renamed: dict[str, str]) -> bool:
     """Say whether every alternative that was written is one that is read; Any, and what is left open, fits all."""
-    return all(any(_fits(was, now, renamed) for now in ours) for was in theirs)
+    return all(any(_fits_one(was, now, renamed) for now in ours) for was in theirs)
 
 
-def _fits(was: list[Any], now: list[Any], renamed: dict[str, str]) -> bool:
+def _fits_one(was: list[Any], now: list[Any], renamed: dict[str, str]) -> bool:
     if "Any" in (was[0], now[0]):
         return True
     if renamed.get(was[0], was[0]) != now[0]:
@@ -258,13 +268,14 @@ def _fits(was: list[Any], now: list[Any], renamed: dict[str, str]) -> bool:
     # list says nothing of its items, list[int] does; to be told more, or less, is no change.
     if len(was) == 1 or len(now) == 1:
         return True
-    return len(was) == len(now) and all(_same(a, b, renamed) for a, b in zip(was[1:], now[1:], strict=True))
+    return len(was) == len(now) and all(fits(a, b, renamed) for a, b in zip(was[1:], now[1:], strict=True))
 
 
-def _text(hint: PlainHint) -> str:
+def hint_text(hint: PlainHint) -> str:
+    """Return a hint as a person writes it."""
     return " | ".join(_alternative_text(*alternative) for alternative in hint)
 
 
 def _alternative_text(head: str, *arguments: PlainHint) -> str:
     name = "None" if head == "NoneType" else head
-    return f"{name}[{', '.join(map(_text, arguments))}]" if arguments else name
+    return f"{name}[{', '.join(map(hint_text, arguments))}]" if arguments else name

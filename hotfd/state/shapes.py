@@ -51,6 +51,7 @@ class Shape:
         required: the fields that must have been written.
         version: of its shape.
         upgrade: makes an object of what another version wrote.
+        downgrade: makes of an object what an older version reads.
         slots: the fields that live in slots and not in ``__dict__``.
         has_dict: whether its objects have a ``__dict__``.
         make: builds an object from one value per field, in order.
@@ -66,6 +67,7 @@ class Shape:
     required: tuple[str, ...] = ()
     version: int = 1
     upgrade: Callable[[Any, int], Any] | None = None
+    downgrade: Callable[[Any, int], Any] | None = None
     slots: frozenset[str] = frozenset()
     has_dict: bool = False
     make: Make | None = None
@@ -227,7 +229,7 @@ def _constant(value: Any) -> Callable[[], Any]:
 
 
 def _versioned(shape: Shape) -> Shape:
-    """Read ``version`` and ``upgrade`` off the class, unless the class means something else by these names."""
+    """Read ``version``, ``upgrade`` and ``downgrade`` off the class, unless it means something else by these names."""
     shape.required = tuple(name for name in shape.fields if name not in shape.defaults)
     cls = shape.cls
     if "version" not in shape.fields:
@@ -236,12 +238,14 @@ def _versioned(shape: Shape) -> Shape:
         if not callable(found) and not hasattr(found, "__get__"):
             shape.version = check_version(found, f"{cls.__name__}.version")
     if "upgrade" not in shape.fields:
-        shape.upgrade = upgrade_of(cls)
+        shape.upgrade = _converter(cls, "upgrade")
+    if "downgrade" not in shape.fields:
+        shape.downgrade = _converter(cls, "downgrade")
     return shape
 
 
-def upgrade_of(cls: type) -> Callable[[Any, int], Any] | None:
-    """Return the class's ``upgrade`` when it can be called without an object; a method of that name is its own."""
-    if isinstance(inspect.getattr_static(cls, "upgrade", None), classmethod | staticmethod):
-        return typing.cast("Callable[[Any, int], Any]", cls.upgrade)  # type: ignore[attr-defined]  # just found
+def _converter(cls: type, name: str) -> Callable[[Any, int], Any] | None:
+    """Return a function of the class that can be called without an object; a method of that name is its own."""
+    if isinstance(inspect.getattr_static(cls, name, None), classmethod | staticmethod):
+        return typing.cast("Callable[[Any, int], Any]", getattr(cls, name))
     return None

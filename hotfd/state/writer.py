@@ -10,13 +10,14 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import msgspec
 
 from hotfd.state import form
+from hotfd.state.downgrade import Descent, TooNew
 from hotfd.state.form import ATOMS, MAX_DEPTH, Fault, call
 from hotfd.state.plain import PLAIN, write_int, write_str
 from hotfd.state.shapes import ABSENT_VALUE, Shape
@@ -25,6 +26,7 @@ Handler = Callable[[Any, int], Any]
 
 _FACTORY_NAMES: Final = {factory: name for name, factory in form.FACTORIES.items()}
 _CAREFUL_ATOMS: Final = ATOMS - {int, str}
+_NONE: Final[Mapping[type, Descent]] = {}
 
 
 class Writer:
@@ -33,12 +35,20 @@ class Writer:
     Args:
         shapes: those classes, in the order of their tags.
         entry_names: keys that are declared (of TypedDicts) and may therefore appear in a path.
+        descents: the classes that are not written as they are, but as older code reads them.
+        strangers: declared classes that older code does not have.
     """
 
-    def __init__(self, shapes: Iterable[Shape], entry_names: frozenset[str]) -> None:
-        listed = list(shapes)
-        self._fast = _Walk(listed, entry_names, ATOMS)
-        self._careful = _Walk(listed, entry_names, _CAREFUL_ATOMS)
+    def __init__(
+        self,
+        shapes: Iterable[Shape],
+        entry_names: frozenset[str],
+        descents: Mapping[type, Descent] = _NONE,
+        strangers: Iterable[Shape] = (),
+    ) -> None:
+        listed, unknown = list(shapes), list(strangers)
+        self._fast = _Walk(listed, entry_names, ATOMS, descents, unknown)
+        self._careful = _Walk(listed, entry_names, _CAREFUL_ATOMS, descents, unknown)
         self._encode = msgspec.msgpack.Encoder().encode
 
     def encode(self, value: Any, *trailer: Any) -> bytes:
@@ -63,8 +73,16 @@ class Writer:
 class _Walk:
     """One way of walking values: the fast one, or the careful one."""
 
-    def __init__(self, shapes: list[Shape], entry_names: frozenset[str], atoms: frozenset[type]) -> None:
+    def __init__(
+        self,
+        shapes: list[Shape],
+        entry_names: frozenset[str],
+        atoms: frozenset[type],
+        descents: Mapping[type, Descent],
+        strangers: list[Shape],
+    ) -> None:
         self._atoms = atoms
+        self._descents = descents
         self._entry_names = entry_names
         self._classes = [shape.cls for shape in shapes]
         self._handlers: dict[type, Handler] = {
@@ -87,6 +105,9 @@ class _Walk:
             # Values of a TypedDict are of type dict, and are written as such.
             if shape.kind != "typeddict":
                 self._handlers[shape.cls] = self._shape(form.FIRST_TYPE + number, shape)
+        for shape in strangers:
+            if shape.kind != "typeddict":
+                self._handlers[shape.cls] = _stranger_to_older_code(shape.name)
 
     def write(self, value: Any, depth: int) -> Any:
         """Return the tree of one value, ``depth`` levels below the root."""
@@ -169,6 +190,9 @@ class _Walk:
         return (form.DEFAULTDICT, self._dict(dict(value), depth), name)
 
     def _shape(self, tag: int, shape: Shape) -> Handler:
+        descent = self._descents.get(shape.cls)
+        if descent is not None:
+            return self._descended(tag, shape, descent)
         if shape.custom is not None:
             return self._custom(tag, shape)
         if shape.kind == "enum":
@@ -178,6 +202,20 @@ class _Walk:
         if shape.kind == "namedtuple":
             return self._namedtuple(tag, shape)
         return self._record(tag, shape)
+
+    def _descended(self, tag: int, shape: Shape, descent: Descent) -> Handler:
+        """Return what writes an object as older code reads it."""
+        if shape.kind == "enum":
+            member = _enum(tag, shape.cls)
+            return lambda value, depth: (tag, descent.of_member(member(value, depth)[1]))
+        if shape.custom is not None:
+            return lambda value, depth: (tag, self.write(descent.of_custom(value), depth))
+
+        def write(value: Any, depth: int) -> Any:
+            found = _items_of(value, shape) if shape.kind == "namedtuple" else _attributes(value, shape)
+            return (tag, *self._fields(descent.of_object(value, found), depth))
+
+        return write
 
     def _custom(self, tag: int, shape: Shape) -> Handler:
         assert shape.custom is not None
@@ -290,6 +328,19 @@ def _attributes(value: Any, shape: Shape) -> list[tuple[str, Any]]:
         except AttributeError:
             found.append((name, ABSENT_VALUE))
     return found
+
+
+def _items_of(value: Any, shape: Shape) -> list[tuple[str, Any]]:
+    if shape.has_dict:
+        _no_attributes(value)
+    return list(zip(shape.fields, value, strict=True))
+
+
+def _stranger_to_older_code(name: str) -> Handler:
+    def write(_: Any, __: int) -> Any:
+        raise TooNew(f"is of type {name}, of which the older code has no such version")
+
+    return write
 
 
 def _no_attributes(value: Any) -> None:

@@ -100,6 +100,9 @@ class Mover:
     def left_boundary(self, session: Session) -> None:
         """A session that is being moved wants to end; it does when it has arrived."""
 
+    def appeared(self, session: Session) -> None:
+        """A connection has left a shared session."""
+
     def start_handler(self, connection: Connection[Any]) -> None:
         """Is the engine's; a mover starts no handler."""
 
@@ -224,7 +227,7 @@ class Mover:
             luggage = send_off([passage.session for passage in unit], self._engine, process)
         except Exception as error:
             for passage in unit:
-                passage.session.resume()
+                self._engine.resume(passage.session)
             if not isinstance(error, HandoverFailed):
                 raise
             self._fail(error)

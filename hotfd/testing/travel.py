@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hotfd.errors import StateError
-from hotfd.server.snapshot import capture, decode_states, restore
+from hotfd.server.snapshot import Readers, States, Writers, capture, decode_states, restore
 from hotfd.state import decode_any, encode_any
 from hotfd.state.compare import difference
 from hotfd.transfer.channel import close_all
@@ -45,7 +45,7 @@ class Luggage:
     """Sessions that have arrived and are not served yet. Owns the descriptors of its bundles."""
 
     arrived: Arrived
-    states: list[list[Any]]
+    states: list[States]
 
     def unpack(self, engine: Engine) -> list[Session]:
         """Make sessions of it, which own the descriptors from here on."""
@@ -68,10 +68,13 @@ def send_off(sessions: Sequence[Session], engine: Engine, process: bytes | None)
     """
     codec = engine.codec
     for session in sessions:
+        if session.shared:
+            _check(engine.rooms.kinds.codec(session.kind), session.state)
         for connection in session.connections:
             _check(codec, connection.state)
     try:
-        bundles = [capture(session, wire_id, codec.encode) for wire_id, session in enumerate(sessions, start=1)]
+        write = Writers.of(engine)
+        bundles = [capture(session, wire_id, write) for wire_id, session in enumerate(sessions, start=1)]
     except StateError as error:
         raise HandoverFailed("state-encode", str(error)) from error
     assembler, arrived = Assembler(), None
@@ -92,7 +95,7 @@ def send_off(sessions: Sequence[Session], engine: Engine, process: bytes | None)
     finally:
         assembler.close()
     assert arrived is not None
-    read = codec.reader(codec.schema)
+    read = Readers.of(engine)
     try:
         return Luggage(arrived, [decode_states(bundle, read) for bundle in arrived.bundles.values()])
     except StateError as error:

@@ -18,12 +18,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from hotfd.errors import HandoffRefused
+from hotfd.systemd import watchdog_interval
 
 CHANNEL_VARIABLE: Final = "HOTFD_CHANNEL"
 """Environment variable that tells the new process which descriptor its channel is."""
 
 _NOT_INHERITED: Final = ("LISTEN_", "WATCHDOG_", CHANNEL_VARIABLE)
-"""Prefixes of variables that were meant for one process alone: sd_listen_fds(3), sd_watchdog_enabled(3)."""
+"""Prefixes of variables that were meant for one process alone: sd_listen_fds(3), sd_watchdog_enabled(3).
+
+The watchdog's interval is given to a new process all the same, without the pid of the process that it was for:
+the manager that expects signs of life of this process will expect them of that one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,16 @@ class Origin:
         cwd: the directory, by the name that it was started under: when ``$PWD`` is a symlink that names
             the same directory, a later move of the symlink takes effect.
         environment: the environment at the start. It may hold secrets: never shown, never logged.
+        exact: the command without symlinks on the way to the interpreter and the script: what runs the same files
+            again after a symlink has moved.
+        directory: the directory itself, for the same reason; empty when it was gone.
     """
 
     command: tuple[str, ...]
     cwd: str
     environment: Mapping[str, str]
+    exact: tuple[str, ...] = ()
+    directory: str = ""
 
     def __repr__(self) -> str:
         return f"Origin(command={self.command!r}, cwd={self.cwd!r}, environment=<{len(self.environment)} variables>)"
@@ -53,14 +63,31 @@ class Origin:
             environment = {name: value for name, _, value in pairs}
         named = environment.get("PWD", "")
         try:
-            cwd = os.getcwd()
+            cwd = directory = os.getcwd()
         except FileNotFoundError:  # started in a directory that is gone; a release that replaced it may be there
-            cwd = named or "/"
+            cwd, directory = named or "/", ""
         with suppress(OSError):
             if os.path.isabs(named) and os.path.samefile(named, cwd):
                 cwd = named
         kept = {k: v for k, v in environment.items() if not k.startswith(_NOT_INHERITED)}
-        return cls((sys.executable, *sys.orig_argv[1:]), cwd, kept)
+        if watchdog_interval(environment, os.getpid()) is not None:
+            kept["WATCHDOG_USEC"] = environment["WATCHDOG_USEC"]
+        command = (sys.executable, *sys.orig_argv[1:])
+        return cls(command, cwd, kept, _exact(command, directory), directory)
+
+
+def _exact(command: tuple[str, ...], directory: str) -> tuple[str, ...]:
+    """Return this process's command with the symlinks resolved that lead to its interpreter and its script."""
+    # Of the interpreter only the directory: its own name is what tells a virtual environment from another.
+    head, tail = os.path.split(command[0])
+    exact = [os.path.join(os.path.realpath(head), tail) if head else tail, *command[1:]]
+    # Where Python was given a script, and not -m or -c, sys.argv is the end of its command line.
+    at = len(sys.orig_argv) - len(sys.argv)
+    if 0 < at < len(exact) and exact[at] == sys.argv[0]:
+        script = os.path.join(directory, exact[at])
+        if os.path.exists(script) and os.path.realpath(script) != script:
+            exact[at] = os.path.realpath(script)
+    return tuple(exact)
 
 
 ORIGIN: Final = Origin.of_this_process()
@@ -93,9 +120,17 @@ class ProcessWatch:
 
     def kill(self) -> None:
         """Send SIGKILL; a stopped process dies of it too."""
+        self.send(signal.SIGKILL)
+
+    def send(self, number: int) -> None:
+        """Send a signal; one who is dead gets none.
+
+        Raises:
+            PermissionError: the process has another user, and this one may not.
+        """
         if not self.dead and self._pidfd >= 0:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, number)
 
     async def wait(self) -> None:
         """Wait until the process is dead."""
@@ -111,7 +146,7 @@ class ProcessWatch:
 
 
 def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], channel: int) -> subprocess.Popen[bytes]:
-    """Start the new process with its end of the channel.
+    """Start the new process with its end of the channel; ``$PWD`` will name the directory, as a shell would see to.
 
     Args:
         command: program and arguments; never a shell's line.
@@ -126,7 +161,7 @@ def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], chan
         return subprocess.Popen(
             list(command),
             cwd=cwd,
-            env={**environment, CHANNEL_VARIABLE: str(channel)},
+            env={**environment, "PWD": cwd, CHANNEL_VARIABLE: str(channel)},
             pass_fds=(channel,),
             stdin=None,
         )

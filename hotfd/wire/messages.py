@@ -7,10 +7,11 @@ bytes as ``SCM_RIGHTS``; each message says below which ones it brings and in whi
 ==========  =========  ==========================================================================
 message     direction  descriptors
 ==========  =========  ==========================================================================
-Setup       old, new   none
+Setup       old, new   a sealed memfd with what ran before
 Hello       new, old   none
 Ready       new, old   none
 Failed      new, old   none
+Rewritten   old, new   none
 Listeners   old, new   the touch memfd, then one listening socket per entry
 OfferPart   old, new   a sealed memfd with the records, then the connections
 Accept      new, old   none
@@ -22,6 +23,20 @@ Ended       new, old   none
 Finish      old, new   none
 Settled     new, old   none
 Abort       old, new   none
+Linked      old, new   none
+Holds       old, new   none
+Released    old, new   none
+Wanted      new, old   none
+Newest      new, old   one end of a channel to the process that is the newest now
+Elder       old, new   the other end of it
+Handover    old, new   one end of a channel on which sessions come that had stayed behind
+BusPast     old, new   none
+BusJoin     old, new   none
+BusWelcome  new, old   none
+Publish     old, new   none
+Published   new, old   none
+BusSeen     old, new   none
+BusCut      both ways  none
 ==========  =========  ==========================================================================
 """
 
@@ -74,6 +89,14 @@ class Setup(Message):
     schema: dict[str, Any]
     process_schema: bool
     framings: dict[str, str]
+    kinds: dict[str, dict[str, Any]] = {}
+    """The schemas of shared sessions' states, by name."""
+
+    remainder: bool = False
+    """Whether the new process serves already, and only takes over what had stayed behind."""
+
+    back_to: Count | None = None
+    """The generation that the new process runs again, when an operator goes back."""
 
 
 class Hello(Message):
@@ -88,6 +111,12 @@ class Hello(Message):
     unreadable: Text | None = None
     """Why the new code cannot read the old state, or None."""
 
+    schema: dict[str, Any] | None = None
+    """When it is the state that it cannot read: its own state's schema, for which the old code may write."""
+
+    kinds: dict[str, dict[str, Any]] = {}
+    """The same for the states of shared sessions that the old process has named, and that the new code has."""
+
 
 class Ready(Message):
     """The new process has initialised itself and its health check passed."""
@@ -100,11 +129,22 @@ class Failed(Message):
     detail: Text
 
 
+class Rewritten(Message):
+    """Answers a Hello that says ``unreadable``: states are written for the new code, in these schemas."""
+
+    schema: dict[str, Any]
+    kinds: dict[str, dict[str, Any]] = {}
+
+
 class ListenerEntry(msgspec.Struct, array_like=True):
-    """One listening socket: what the server was told to listen on, and which socket that is."""
+    """One listening socket: what the server was told to listen on, which socket that is, and whose.
+
+    A service manager has made a ``lent`` one, and keeps it: its path in the file system is not the server's.
+    """
 
     spec: Text
     cookie: Cookie
+    lent: bool = False
 
 
 class Listeners(Message):
@@ -191,9 +231,130 @@ class Abort(Message):
     detail: Text
 
 
+class LinkMessage(Message):
+    """Base of what two generations tell each other as long as both serve, in whatever phase a handoff is."""
+
+
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_IDS)]
+
+
+class Linked(LinkMessage):
+    """From here on the two processes are neighbours; the first message of a link."""
+
+
+class Holds(LinkMessage):
+    """Keys of shared sessions that the sender, or a process older than it, has; ``last`` ends the list."""
+
+    keys: Keys
+    last: bool
+
+
+class Released(LinkMessage):
+    """The shared session with this key has ended; the newest process may make it again."""
+
+    key: Key
+
+
+class Wanted(LinkMessage):
+    """A connection of a newer process waits for the shared session with this key."""
+
+    key: Key
+
+
+class Newest(LinkMessage):
+    """The sender has been replaced: the receiver's newer neighbour is this process from here on."""
+
+    pid: Pid
+    generation: Count
+
+
+class Elder(LinkMessage):
+    """A process older than the sender, which serves what has stayed behind, is the receiver's neighbour now."""
+
+    pid: Pid
+    generation: Count
+
+
+class Handover(LinkMessage):
+    """Sessions that had stayed behind come now, by a handoff of their own on a channel of its own."""
+
+
+Origin = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+"""Which process published something: a random token, so that no two processes of a service have the same."""
+
+MAX_ORIGINS = 64
+"""Processes whose numbers are remembered: one for each generation that still serves, with much room."""
+
+MAX_TOPIC = 255
+"""Characters of a topic: it is a name, and not content."""
+
+MAX_VALUE = 32 << 10
+"""Bytes of a published value: with its topic it fits a packet, and a full window of them stays small."""
+
+Topic = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TOPIC)]
+Value = Annotated[bytes, msgspec.Meta(max_length=MAX_VALUE)]
+Vector = Annotated[list[tuple[Origin, Id]], msgspec.Meta(max_length=MAX_ORIGINS)]
+"""How far something is: for each origin, the number of the last message of it."""
+
+
+class BusPast(LinkMessage):
+    """A message that the older process still keeps; before its BusJoin, oldest first."""
+
+    origin: Origin
+    number: Id
+    topic: Topic
+    value: Value
+
+
+class BusJoin(LinkMessage):
+    """The older process numbers nothing from here on: what it has applied, and what nobody needs of it any more."""
+
+    applied: Vector
+    settled: Vector
+
+
+class BusWelcome(LinkMessage):
+    """What the newer process had applied when it took the BusJoin; what the older one lacked of that has been sent."""
+
+    applied: Vector
+
+
+class Publish(LinkMessage):
+    """A message that is to be published."""
+
+    origin: Origin
+    number: Id
+    topic: Topic
+    value: Value
+
+
+class Published(LinkMessage):
+    """The next message in the order of all; ``index`` counts them on this link, ``position`` is the sender's."""
+
+    index: Id
+    position: Id
+    origin: Origin
+    number: Id
+    topic: Topic
+    value: Value
+
+
+class BusSeen(LinkMessage):
+    """How many Published have come, and up to which of the receiver's positions nobody needs any again."""
+
+    index: Id
+    kept: Id
+
+
+class BusCut(LinkMessage):
+    """The sender has given the receiver up as a neighbour on the bus, which it was too slow for."""
+
+
 AnyMessage = (
-    Setup | Hello | Ready | Failed | Listeners | OfferPart | Accept | Refuse | Commit | Revoke | Newcomer
-    | Ended | Finish | Settled | Abort
+    Setup | Hello | Ready | Failed | Rewritten | Listeners | OfferPart | Accept | Refuse | Commit | Revoke | Newcomer
+    | Ended | Finish | Settled | Abort | Linked | Holds | Released | Wanted | Newest | Elder | Handover
+    | BusPast | BusJoin | BusWelcome | Publish | Published | BusSeen | BusCut
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -60,6 +60,7 @@ class Stage(enum.Enum):
 
 _RECEIVABLE: dict[type[m.Message], frozenset[Phase]] = {
     m.Setup: frozenset({Phase.STARTING}),
+    m.Rewritten: frozenset({Phase.PREPARING, Phase.MOVING}),
     m.Listeners: frozenset({Phase.MOVING}),
     m.OfferPart: frozenset({Phase.MOVING}),
     m.Commit: frozenset({Phase.MOVING}),
@@ -92,6 +93,7 @@ class Receiver:
     def __init__(self) -> None:
         self.phase = Phase.STARTING
         self.sessions: dict[int, Stage] = {}
+        self.rewritten = False
         self.listening = False
         self._gathering: dict[int, Offer] = {}
         self._next_offer = 0
@@ -112,6 +114,10 @@ class Receiver:
         if self.phase not in _RECEIVABLE.get(type(message), ()):
             raise ChannelError(f"{type(message).__name__} in phase {self.phase.value}")
         match message:
+            case m.Rewritten():
+                if self.rewritten or self.listening:
+                    raise ChannelError("Rewritten twice, or after Listeners")
+                self.rewritten = True
             case m.Listeners():
                 if self.listening:
                     raise ChannelError("Listeners twice")

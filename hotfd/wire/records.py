@@ -6,7 +6,8 @@ connection; a connection's record stands in the part that has its descriptor.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import sys
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -14,6 +15,26 @@ from hotfd.errors import ChannelError
 
 Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Cookie = Annotated[int, msgspec.Meta(ge=0)]
+
+MAX_TIMERS: Final = 1024
+"""Timers of one connection or session that may be pending; a program that needs more wants a queue of its own."""
+
+MAX_TIMER_NAME: Final = 255
+"""Characters of a timer's name: what a qualified name of Python hardly ever has."""
+
+Left = Annotated[float, msgspec.Meta(ge=0.0, le=sys.float_info.max)]  # the upper bound shuts infinity out
+Timers = Annotated[
+    list[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TIMER_NAME)], Left]],
+    msgspec.Meta(max_length=MAX_TIMERS),
+]
+
+
+class SubscriptionRecord(msgspec.Struct, array_like=True, gc=False):
+    """One subscription: its topic, how many messages it has lost, and the encoded ones that wait for the handler."""
+
+    topic: str
+    lost: int
+    values: list[bytes]
 
 
 class ConnectionRecord(msgspec.Struct, array_like=True, gc=False):
@@ -33,6 +54,10 @@ class ConnectionRecord(msgspec.Struct, array_like=True, gc=False):
         write_closed: the handler has shut its direction down.
         fenced_ns: CLOCK_MONOTONIC when the old process read last, in nanoseconds.
         merged: encoded queue items that the handler has not been given, or None.
+        joining: key and kind of the shared session that it is on its way into, or None.
+        timers: name and remaining seconds of each pending timer.
+        subscriptions: what it has subscribed to on the bus.
+        mark: how far ``subscriptions`` are: for each origin, the last message that was given to them.
     """
 
     session: Id
@@ -48,16 +73,22 @@ class ConnectionRecord(msgspec.Struct, array_like=True, gc=False):
     write_closed: bool = False
     fenced_ns: int = 0
     merged: bytes | None = None
+    joining: tuple[str, str] | None = None
+    timers: Timers = []
+    subscriptions: list[SubscriptionRecord] = []
+    mark: list[tuple[bytes, Id]] = []
 
 
 class SessionRecord(msgspec.Struct, array_like=True, gc=False):
-    """One session: its wire id, its id for people, its key and shared state when it has them."""
+    """One session: its wire id, its id for people, of a shared one its key, its state and that one's kind; its timers."""
 
     session: Id
     id: str
     connections: int
     key: str | None = None
     state: bytes | None = None
+    kind: str = ""
+    timers: Timers = []
 
 
 class Part(msgspec.Struct, array_like=True):

@@ -256,6 +256,22 @@ def update_hangs():
     return {"update": update}
 
 
+def watched(end, new_pid="0"):
+    """A server with a handoff to ``new_pid`` that is replaced, stops, or is killed, in it or after it failed."""
+
+    async def watch(request, emit):
+        emit({"event": "watching", "pid": os.getpid()})
+        emit({"event": "phase", "phase": "move", "new_pid": int(new_pid)})
+        if end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        emit({"event": "outcome", "report": report("completed" if end == "replaced" else "rolled-back")})
+        if end == "killed-later":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"successor": int(new_pid) if end == "replaced" else None}
+
+    return {"watch": watch}
+
+
 def serves(state="serving", name="echo"):
     """A server that is in ``state``."""
 

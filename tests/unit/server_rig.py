@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hotfd import _core
 from hotfd.framing import Framing, Lines
 from hotfd.server.engine import Engine, Handler
-from hotfd.server.moving import Moving
+from hotfd.server.moving import BATCH, Moving
 from hotfd.state import Codec, State
 from hotfd.transfer.channel import Channel, close_all
 from hotfd.wire import messages as m
@@ -147,13 +147,13 @@ class Rig:
         """Offer all sessions; return the wire ids."""
         first = self.machine.next_session
         for session in self.sessions:
-            self.moving.want(session)
+            self.moving.gate.want(session)
         return await self.offered_again(first)
 
     async def offered_again(self, first: int) -> list[int]:
         """Offer what is wanted once it has come to its boundary; return the wire ids from ``first``."""
-        await until(lambda: self.moving.has_ready and not self.moving.late)
-        self.moving.offer(self.moving.batch())
+        await until(lambda: self.moving.gate.has_ready and not self.moving.gate.late)
+        self.moving.offer(self.moving.gate.batch(BATCH))
         return list(range(first, self.machine.next_session))
 
     def fill_the_channel(self) -> None:

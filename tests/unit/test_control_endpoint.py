@@ -340,11 +340,93 @@ def test_progress_for_a_client_that_does_not_read_is_dropped_and_the_result_is_n
             return held, lines
 
     held, lines = run(main())
-    assert held <= peer.MAX_OUTPUT + 100
-    numbers = [line["number"] for line in lines[:-1]]
+    assert held <= peer.MAX_PASSING + 100
+    numbers = [line["number"] for line in lines[:-2]]
     assert numbers == list(range(len(numbers))), "what is dropped is dropped at the end, in whole lines"
     assert len(numbers) < 100
-    assert lines[-1] == {"result": {"done": True}}
+    assert lines[-2:] == [{"event": "lost", "count": 100 - len(numbers)}, {"result": {"done": True}}]
+
+
+def test_a_client_that_does_not_read_loses_progress_before_it_loses_what_matters(run, tmp_path):
+    async def chatty(request, emit):
+        for _ in range(100):
+            emit({"event": "progress", "pad": "x" * 65536})
+        emit({"event": "outcome", "pad": "x" * 65536})
+        return {"done": True}
+
+    async def main():
+        async with listening(tmp_path / "run", {"chat": chatty}) as (served, path):
+            wire, _ = await connect(path)
+            wire.writer.transport.pause_reading()
+            await wire.send({"type": "chat"})
+            while not (served._peers and any(p._output for p in served._peers)) or served._running:
+                await asyncio.sleep(0)
+            wire.writer.transport.resume_reading()
+            lines = [await wire.line()]
+            while "result" not in lines[-1]:
+                lines.append(await wire.line())
+            await wire.close()
+            return [line.get("event") for line in lines]
+
+    events = run(main())
+    assert events[-3:] == ["lost", "outcome", None]
+    assert set(events[:-3]) == {"progress"}
+
+
+async def until_cancelled(request, emit):
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        until_cancelled.ended.set()
+        raise
+
+
+@pytest.mark.parametrize("how", ["closes", "half-closes", "floods", "resets"])
+def test_an_instruction_that_only_tells_ends_with_its_client(run, tmp_path, how):
+    async def main():
+        until_cancelled.ended = asyncio.Event()
+        instructions = {"watch": until_cancelled, "count": counts}
+        async with listening(tmp_path / "run", instructions, attended={"watch"}) as (served, path):
+            wire, _ = await connect(path)
+            await wire.send({"type": "watch"})
+            while not served._running:
+                await asyncio.sleep(0)
+            if how == "half-closes":
+                wire.writer.write_eof()
+            elif how == "floods":
+                wire.writer.write(b"x" * 4 * peer.MAX_REQUEST)
+            elif how == "resets":
+                wire.writer.transport.abort()
+            else:
+                await wire.close()
+            async with asyncio.timeout(10):
+                await until_cancelled.ended.wait()
+                while served._peers or served._running:
+                    await asyncio.sleep(0)
+            if how in {"half-closes", "floods"}:
+                await wire.close()
+            other, _ = await connect(path)
+            assert (await other.ask("count", to=0))["result"] == {"counted": 0}
+            await other.close()
+
+    run(main())
+
+
+def test_an_instruction_that_does_something_goes_on_without_its_client(run, tmp_path):
+    async def main():
+        until_cancelled.ended = asyncio.Event()
+        async with listening(tmp_path / "run", {"update": until_cancelled}, attended={"watch"}) as (served, path):
+            wire, _ = await connect(path)
+            await wire.send({"type": "update"})
+            while not served._running:
+                await asyncio.sleep(0)
+            await wire.close()
+            for _ in range(20):  # turns of the loop in which the end is seen
+                await asyncio.sleep(0)
+            assert not until_cancelled.ended.is_set()
+            assert served._running
+
+    run(main())
 
 
 def test_a_client_that_asks_on_without_reading_is_closed_and_never_left_in_doubt(run, tmp_path, caplog):

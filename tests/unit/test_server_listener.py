@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from hotfd.server import listener as module
-from hotfd.server.listener import Listener, parse
+from hotfd.server.listener import Listener
+from hotfd.transfer.listening import parse
 from tests.unit.wire_support import Happening, descriptor_limit, nothing_stays_open, on_each_loop, turns
 
 __all__ = ["nothing_stays_open"]

@@ -14,7 +14,7 @@ from hotfd import _core
 from hotfd.errors import HandedOff
 from hotfd.framing import Framing
 from hotfd.server import moving as module
-from hotfd.server.snapshot import capture, restore
+from hotfd.server.snapshot import States, Writers, capture, restore
 from hotfd.state import decode_any
 from hotfd.transfer.offer import Bundle
 from hotfd.wire import messages as m
@@ -136,7 +136,7 @@ async def test_a_session_whose_revocation_waits_for_the_kernel_stays_in_the_book
         assert made.session.connections[0]._stream.fenced, "the new process has not heard of the revocation"
         made.heard()
         await client.hears(b"timeout\n")
-        await until(lambda: made.moving.has_ready)
+        await until(lambda: made.moving.gate.has_ready)
         assert made.moving.outstanding == 0
         assert await made.offered_again(id + 1) == [id + 1], "it is offered anew"
 
@@ -198,7 +198,7 @@ async def test_a_close_that_was_asked_for_while_offered_takes_effect(handler: An
         made.session.connections[0].close()
         await client.hears_the_end()
         await until(lambda: not made.sessions)
-        assert made.moving.outstanding == made.moving.waiting == 0
+        assert made.moving.outstanding == made.moving.gate.waiting == 0
 
 
 @pytest.mark.parametrize("helper", [False, True])
@@ -309,9 +309,9 @@ async def test_a_session_that_is_given_up_is_reported_as_it_is_now() -> None:
     async with rig(talk) as made:
         client = await made.client()
         await started.wait()  # one that is cancelled before its first step has nothing to end slowly
-        made.moving.want(made.session)
+        made.moving.gate.want(made.session)
         await turns(MANY_TURNS)
-        ((session, (code, _)),) = made.moving.give_up_waiting()
+        ((session, (code, _)),) = made.moving.gate.give_up_waiting()
         assert code == "no-boundary"
         assert session is made.session
         made.engine.end(session)
@@ -323,17 +323,17 @@ async def test_a_session_that_is_given_up_is_reported_as_it_is_now() -> None:
 async def test_a_reluctant_session_is_asked_again_as_it_is_now() -> None:
     async with rig(echo_with_helper, same_framing=False) as made:
         client = await made.client()
-        made.moving.want(made.session)
-        await until(lambda: made.moving.has_ready)
+        made.moving.gate.want(made.session)
+        await until(lambda: made.moving.gate.has_ready)
         client.say(b"ha")  # half a frame, while the session waits for its turn
         await until(lambda: made.session.connections[0]._stream.has_undelivered)
-        assert made.moving.batch() == []
-        assert made.moving.reluctant
+        assert made.moving.gate.batch(module.BATCH) == []
+        assert made.moving.gate.reluctant
         client.say(b"lf\n")
         await client.hears(b"half\n")
-        made.moving.ask_again()
-        await until(lambda: made.moving.has_ready)
-        assert made.moving.batch() == [made.session]
+        made.moving.gate.ask_again()
+        await until(lambda: made.moving.gate.has_ready)
+        assert made.moving.gate.batch(module.BATCH) == [made.session]
 
 
 @on_each_loop
@@ -412,11 +412,11 @@ async def test_a_session_that_is_left_behind_without_its_helpers_gets_them_back_
     async with rig(talk) as made:
         client = await made.client()
         await until(lambda: helping)  # the helper has begun, and ends slowly
-        made.moving.want(made.session)
+        made.moving.gate.want(made.session)
         await turns(MANY_TURNS)  # the merged queue's getter has ended, the helper has not
         alarm.ring()
         await until(lambda: made.session.obstacle() is not None)
-        ((session, _),) = made.moving.give_up_waiting()
+        ((session, _),) = made.moving.gate.give_up_waiting()
         assert session is made.session
         release.set()
         work.set()
@@ -434,10 +434,10 @@ async def test_a_session_that_is_left_behind_without_its_helpers_gets_them_back_
 
 @on_each_loop
 async def test_an_offer_that_cannot_be_written_down_resumes_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    def capture_some(session: Session, wire_id: int, encode: Callable[[Any], bytes]) -> Bundle:
+    def capture_some(session: Session, wire_id: int, write: Writers) -> Bundle:
         if wire_id == 1:
             raise MemoryError
-        return capture(session, wire_id, encode)
+        return capture(session, wire_id, write)
 
     monkeypatch.setattr(module, "capture", capture_some)
     async with rig(echo) as made:
@@ -447,7 +447,7 @@ async def test_an_offer_that_cannot_be_written_down_resumes_everybody(monkeypatc
         for client in clients:
             client.say(b"x\n")
             await client.hears(b"x\n")
-        assert made.moving.outstanding == made.moving.waiting == 0
+        assert made.moving.outstanding == made.moving.gate.waiting == 0
         assert made.heard() == []
 
 
@@ -565,11 +565,11 @@ async def test_a_handler_that_closes_and_loops_on_ends_although_the_gate_is_clos
         client = await made.client()
         client.say(b"quit\n")
         await working.wait()
-        made.moving.want(made.session)
-        assert made.moving.waiting == 1
+        made.moving.gate.want(made.session)
+        assert made.moving.gate.waiting == 1
         work.set()
         await until(lambda: not made.sessions)
-        assert made.moving.waiting == 0
+        assert made.moving.gate.waiting == 0
         await client.hears(b"bye\n")
         await client.hears_the_end()
 
@@ -592,7 +592,7 @@ def restored(made: Rig, id: str, sock: socket.socket, *, cookie: int = 0, undeli
     family = sock.family
     record = ConnectionRecord(0, cookie, id, "here", family, ["127.0.0.1", 1], b"", undelivered=undelivered)
     bundle = Bundle(SessionRecord(0, id, 1), [record], [sock.detach()])
-    return restore(bundle, [None], made.engine.framing, made.engine)
+    return restore(bundle, States(None, [None]), made.engine.framing, made.engine)
 
 
 class Faulty(Framing):

@@ -16,6 +16,7 @@ import pytest
 
 from hotfd.errors import HandoffRefused
 from hotfd.server import successor as module
+from hotfd.server.launch import Launch
 from hotfd.server.successor import Successor
 from hotfd.transfer.channel import MAX_READS
 from hotfd.wire import messages as m
@@ -83,7 +84,7 @@ class Old:
         self.happening.note()
 
     def start(self, *command: str) -> None:
-        self.successor.start(command, ROOT)
+        self.successor.start(Launch(command, ROOT, os.environ))
 
     async def hello(self) -> int:
         """Wait until the process has said who it is; return the spawned process's pid."""

@@ -1,0 +1,44 @@
+"""The report of a handoff as lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hotfd.display.advice import advice
+from hotfd.display.text import pairs, printable
+
+if TYPE_CHECKING:
+    from hotfd.report import Counts, Report
+
+
+def summary(report: Report) -> list[str]:
+    """Return what a person wants to read of ``report``, as lines."""
+    would = " (dry run: nothing was changed)" if report.dry_run else ""
+    lines = [f"{report.outcome}{would}"]
+    if report.reason:
+        lines.append(f"  {printable(report.reason)}")
+        if text := advice(report.reason):
+            lines.append(f"  what to do: {text}")
+    successor = f" -> {report.new_pid}" if report.new_pid else ""
+    rows = [("process", f"{report.old_pid}{successor}  generation {report.generation}")]
+    if report.outcome != "refused" or report.dry_run:
+        rows += [("connections", _counts(report.connections)), ("sessions", _counts(report.sessions))]
+    if report.connections.moved and not report.dry_run:
+        pause = report.pause_ms
+        rows.append(("pause", f"p50 {pause.p50:.1f} ms  p99 {pause.p99:.1f} ms  max {pause.max:.1f} ms"))
+    if report.elapsed_ms:
+        rows.append(("elapsed", f"{report.elapsed_ms / 1000:.2f} s"))
+    if report.phases_ms:
+        phases = "  ".join(f"{printable(name)} {ms:.0f} ms" for name, ms in report.phases_ms.items())
+        rows.append(("phases", phases))
+    if report.id:
+        rows.append(("id", printable(report.id)))
+    lines += [f"  {line}" for line in pairs(rows)]
+    for code, count in sorted(report.reasons.items(), key=lambda item: -item[1]):
+        if count:
+            lines.append(f"  {printable(code)}: {count} sessions; {advice(code) or 'see the log of the server'}")
+    return lines
+
+
+def _counts(counts: Counts) -> str:
+    return f"moved {counts.moved}  kept {counts.kept}  returned {counts.returned}  closed {counts.closed}"

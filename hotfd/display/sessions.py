@@ -1,0 +1,47 @@
+"""A sample of sessions as lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotfd.display.text import printable, table
+
+COLUMNS = ("session", "key", "connections", "peer", "boundary")
+
+
+def listing(answer: dict[str, Any]) -> list[str]:
+    """Return the answer of the ``sessions`` instruction as lines: a table, and below it what the busy ones await."""
+    sessions = answer.get("sessions") or []
+    if not sessions:
+        return ["no sessions"]
+    lines = table([column.upper() for column in COLUMNS], [_row(session) for session in sessions])
+    if isinstance(total := answer.get("total"), int) and total > len(sessions):
+        lines.append(f"{len(sessions)} of {total} sessions; {printable(answer.get('busy', 0))} at no boundary")
+    for session in sessions:
+        if session.get("obstacle"):
+            lines += _explained(session)
+    return lines
+
+
+def _row(session: dict[str, Any]) -> tuple[Any, ...]:
+    members = session.get("members") or [{}]
+    obstacle = session.get("obstacle")
+    return (
+        session.get("id"),
+        session.get("key"),
+        session.get("connections"),
+        members[0].get("peername"),
+        obstacle.get("code") if obstacle else "yes",
+    )
+
+
+def _explained(session: dict[str, Any]) -> list[str]:
+    """Say why a session cannot move now, and where its handlers stand."""
+    obstacle = session["obstacle"]
+    head = f"{printable(session.get('id'))}: {printable(obstacle.get('code'))}: {printable(obstacle.get('detail'))}"
+    lines = ["", head]
+    for member in session.get("members") or []:
+        if awaits := member.get("awaits"):
+            lines.append(f"  {printable(member.get('id'))} from {printable(member.get('peername'))} awaits")
+            lines += [f"    {printable(place)}" for place in awaits]
+    return lines

@@ -1,0 +1,229 @@
+"""Which sessions a handoff has asked to come to a boundary, and which stand there.
+
+A session that is asked is *gated*: none of its handlers is given anything new, so each comes to rest at its next
+boundary. A connection by itself is held only by its own handler, so it may be gated for long. The members of a
+shared session hold one another up: such a session is gated for ``GATE_LIMIT`` seconds at most; when it has not
+come to rest by then it goes on, and is asked again after a pause that doubles each time::
+
+    pending --want--> WAITING --at rest--> READY --batch--> (offered)
+                        |  ^
+            GATE_LIMIT  |  |  back-off
+                        v  |
+                      RESTING
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hotfd.server.engine import Engine
+    from hotfd.server.session import Session
+
+GATE_LIMIT: Final = 0.02
+"""Seconds for which sessions that hold one another up are gated: a pause that no player notices."""
+
+GATE_BACKOFF: Final = (0.02, 0.5)
+"""First and longest pause in seconds between two tries; it doubles in between."""
+
+Obstacle = tuple[str, str]
+"""A reason code, and what it is about, for people."""
+
+
+class Gate:
+    """The sessions of one handoff on their way to a boundary.
+
+    Args:
+        engine: whose sessions they are.
+        same_framing: both processes divide bytes into frames alike; else a session is ready only while it has
+            no undelivered bytes.
+        on_change: called when something has happened that the driver may wait for.
+    """
+
+    def __init__(self, engine: Engine, *, same_framing: bool, on_change: Callable[[], None]) -> None:
+        self.pending: deque[Session] = deque()
+        """Sessions that have not been asked yet."""
+        self._engine = engine
+        self._same_framing = same_framing
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[Session, None] = {}
+        self._ready: deque[Session] = deque()
+        self._reluctant: list[Session] = []  # with undelivered bytes, which the new framing would misread
+        self._resting: dict[Session, asyncio.TimerHandle] = {}  # open again; asked again later
+        self._limits: dict[Session, asyncio.TimerHandle] = {}  # for how long a shared one is gated yet
+        self._backoff: dict[Session, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions have been asked and are not offered."""
+        return len(self._waiting) + len(self._ready) + len(self._reluctant) + len(self._resting)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a session that was waited for has come to its boundary."""
+        return bool(self._ready)
+
+    @property
+    def late(self) -> bool:
+        """Whether a session has been asked and has not come: a laggard, once the time is over."""
+        return bool(self._waiting or self._reluctant or self._resting)
+
+    @property
+    def reluctant(self) -> bool:
+        """Whether a session must first be given what it has received, of which no event tells."""
+        return bool(self._reluctant)
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    def want(self, session: Session, *, together: bool = False) -> None:
+        """Ask a session to come to a boundary: its gate closes, and :attr:`has_ready` will tell.
+
+        Args:
+            session: the session; one that is over, offered or asked already is left alone.
+            together: its gate is only closed as long as all others' are, so it needs no limit of its own.
+        """
+        if not session.connections or session.fenced or session in self._waiting:
+            return
+        if self._misreadable(session):
+            self._reluctant.append(session)
+            return
+        self._waiting[session] = None
+        session.gate(True)
+        self.at_boundary(session)
+        if session in self._waiting and len(session.connections) > 1 and not together:
+            self._limits[session] = self._loop.call_later(GATE_LIMIT, self._too_busy, session)
+
+    def _too_busy(self, session: Session) -> None:
+        """A shared session has not come to rest in time: it goes on, and is asked again later."""
+        self._answered(session)
+        pause = self._backoff.pop(session, GATE_BACKOFF[0])
+        session = self.reopen(session)
+        self._backoff[session] = min(2 * pause, GATE_BACKOFF[1])
+        self._resting[session] = self._loop.call_later(pause, self._rested, session)
+
+    def _rested(self, session: Session) -> None:
+        del self._resting[session]
+        # An incarnation that has been renewed meanwhile has the same id.
+        self.want(self._engine.sessions.get(session.id, session))
+        self._on_change()
+
+    def ask_again(self) -> None:
+        """Ask the reluctant sessions once more."""
+        sessions, self._reluctant = self._reluctant, []
+        for session in sessions:
+            self.want(session)
+
+    def _misreadable(self, session: Session) -> bool:
+        return not self._same_framing and any(connection._stream.has_undelivered for connection in session.connections)
+
+    def at_boundary(self, session: Session) -> None:
+        """A gated session may be at a boundary, or over (see :class:`hotfd.server.connection.Mover`)."""
+        if session not in self._waiting:
+            return
+        if not session.connections:
+            self._answered(session)
+            self._on_change()
+        elif session.obstacle() is None and session.stop_helpers() and session.obstacle() is None:
+            self._answered(session)
+            self._ready.append(session)
+            self._on_change()
+
+    def _answered(self, session: Session) -> None:
+        del self._waiting[session]
+        if (limit := self._limits.pop(session, None)) is not None:
+            limit.cancel()
+
+    # -- taking --------------------------------------------------------------------------------------
+
+    def batch(self, size: int) -> list[Session]:
+        """Take sessions that stand at a boundary now, of so many connections together, or a larger one alone."""
+        chosen: list[Session] = []
+        room = size
+        while self._ready and (not chosen or room >= len(self._ready[0].connections)):
+            session = self._ready.popleft()
+            if not session.connections:
+                continue
+            if session.obstacle() is not None:
+                self.want(session)  # it has left the boundary since; it will come back to one
+                continue
+            if self._misreadable(session):
+                self._reluctant.append(self.reopen(session))
+                continue
+            room -= len(session.connections)
+            self._backoff.pop(session, None)
+            chosen.append(session)
+        return chosen
+
+    def take_all_ready(self) -> list[Session] | None:
+        """Take all sessions, if every one of them still stands at its boundary; else None."""
+        sessions = [session for session in self._ready if session.connections]
+        if self._waiting or any(session.obstacle() is not None for session in sessions):
+            return None
+        self._ready.clear()
+        return sessions
+
+    # -- giving up -----------------------------------------------------------------------------------
+
+    def give_up_waiting(self) -> list[tuple[Session, Obstacle]]:
+        """Open the gates of all sessions that have come to no boundary.
+
+        Returns:
+            each as it is now, with its reason code and what it is about.
+        """
+        found = [
+            (session, ("framing", "it has undelivered bytes, which cannot be read in the new framing"))
+            for session in self._reluctant
+            if session.connections
+        ]
+        asked, resting = list(self._waiting), list(self._resting)
+        self._forget()
+        for session in asked:
+            if session.connections:
+                obstacle = session.obstacle() or ("no-boundary", "its helpers do not end")
+                found.append((self.reopen(session), obstacle))
+        for session in resting:
+            session = self._engine.sessions.get(session.id, session)  # noqa: PLW2901 - as it is now
+            if session.connections:
+                never = "no-boundary", "its handlers were never at rest all at once"
+                found.append((session, session.obstacle() or never))
+        return found
+
+    def _forget(self) -> None:
+        for timer in (*self._resting.values(), *self._limits.values()):
+            timer.cancel()
+        for collection in (self._waiting, self._reluctant, self._resting, self._limits, self._backoff):
+            collection.clear()
+
+    def reopen_each(self, sessions: Iterable[Session]) -> None:
+        """Let sessions that were taken and not offered go on."""
+        for session in sessions:
+            if session.connections:
+                self.reopen(session)
+
+    def reopen_all(self) -> None:
+        """Let every session go on that is gated and not offered."""
+        self.pending.clear()
+        self.give_up_waiting()
+        ready = list(self._ready)
+        self._ready.clear()
+        self.reopen_each(ready)
+
+    def reopen(self, session: Session) -> Session:
+        """Let a session that was gated, and not offered, go on; return it as it is now.
+
+        One whose helpers were stopped is served by fresh handlers: now, or at its next boundary.
+        """
+        if session.disturbed:
+            return self._engine.renew_soon(session)
+        session.gate(False)
+        return session
+
+    def close(self) -> None:
+        """Forget everything; nothing is open any more."""
+        self._forget()
+        self.pending.clear()
+        self._ready.clear()

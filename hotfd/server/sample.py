@@ -1,0 +1,98 @@
+"""A sample of the sessions of a server, for an operator: which there are, and what those that cannot move wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from hotfd.server.awaits import awaited_by
+
+if TYPE_CHECKING:
+    from hotfd.server.engine import Engine
+    from hotfd.server.session import Session
+
+SLICE: Final = 512
+"""Sessions that are looked at in one turn of the loop: well below a millisecond, so that nobody waits for it."""
+
+MEMBERS: Final = 8
+"""Connections of one session that are told of: enough to know it by, of one that may have thousands."""
+
+
+async def sample(engine: Engine, limit: int) -> dict[str, Any]:
+    """Describe some of the sessions; those that stand at no boundary first, since they are what one looks for.
+
+    Args:
+        engine: whose sessions.
+        limit: how many at most.
+
+    Returns:
+        ``total`` and ``busy`` (how many there were, and how many of them stood at no boundary, when they were
+        looked at) and ``sessions``, each as :func:`describe` returns it. No state, no payload.
+    """
+    busy: list[dict[str, Any]] = []
+    still: deque[Session] = deque()
+    total = found = 0
+    for session in list(engine.sessions.values()):
+        total += 1
+        if total % SLICE == 0:
+            await asyncio.sleep(0)
+        if not session.connections:
+            continue
+        if session.obstacle() is None:
+            if len(still) < limit:
+                still.append(session)
+            continue
+        found += 1
+        if len(busy) < limit:
+            # Described at once: what its handlers wait for is another thing a turn later.
+            busy.append(describe(session))
+    described = busy
+    while still and len(described) < limit:
+        if (session := still.popleft()).connections:
+            described.append(describe(session))
+    return {"total": total, "busy": found, "sessions": described}
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """Describe one session.
+
+    Returns:
+        ``id``, ``key`` (None when it is not shared), ``connections`` (how many), ``members`` (some of them, each with
+        its ``id``, ``peername``, ``listener`` and ``awaits``: see :func:`hotfd.server.awaits.awaited_by`, empty where
+        its handler stands at the boundary) and ``obstacle`` (the reason code and what it is about, or None).
+    """
+    obstacle = session.obstacle()
+    members = [
+        {
+            "id": connection.id,
+            "peername": _address(connection.peername),
+            "listener": connection.listener,
+            "awaits": awaited_by(connection._task) if connection._task and connection._obstacle() else [],
+        }
+        for connection in _telling_first(session)
+    ]
+    return {
+        "id": session.id,
+        "key": session.key,
+        "connections": len(session.connections),
+        "members": members,
+        "obstacle": None if obstacle is None else {"code": obstacle[0], "detail": obstacle[1]},
+    }
+
+
+def _telling_first(session: Session) -> list[Any]:
+    """Return some of the connections of a session, those that keep it from moving first."""
+    if len(session.connections) <= MEMBERS:
+        return list(session.connections)
+    return sorted(session.connections, key=lambda connection: connection._obstacle() is None)[:MEMBERS]
+
+
+def _address(peername: Any) -> str:
+    """Return a peer's address in words."""
+    if isinstance(peername, tuple) and len(peername) >= 2:
+        host, port = peername[0], peername[1]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    if isinstance(peername, bytes):
+        return peername.decode(errors="replace")
+    return str(peername) if peername else "-"

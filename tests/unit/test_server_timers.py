@@ -1,0 +1,394 @@
+"""Timers that pause, travel with what is left, and are taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hotfd.errors import ConnectionClosed
+from hotfd.server import tasks, timers
+from hotfd.server.timers import Timers
+from hotfd.wire.records import MAX_TIMER_NAME, MAX_TIMERS
+from tests.unit.wire_support import LIMIT, on_each_loop, turns
+
+
+class Clock:
+    """The time, as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def passes(self, seconds: float) -> None:
+        self.now += seconds
+        await turns()
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let the test say how time passes."""
+    made = Clock()
+    monkeypatch.setattr(timers, "monotonic", made)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", made)
+    return made
+
+
+class Owner:
+    """Timers, and what they have done."""
+
+    def __init__(self, *, shared: bool = False) -> None:
+        tasks.install(asyncio.get_running_loop())
+        self.log: list[str] = []
+        self.timers = Timers("owner", lambda: self.log.append("touch"), lambda: self.log.append("rest"), shared=shared)
+
+    def does(self, what: str) -> Callable[[], None]:
+        return lambda: self.log.append(what)
+
+    def set(self, delay: float, name: str, **options: Any) -> timers.Timer:
+        return self.timers.call_later(delay, self.does(name), (), name, **options)
+
+    def travels(self) -> Owner:
+        """The same in another process."""
+        self.timers.freeze()
+        written = self.timers.written()
+        self.timers.moved()
+        there = Owner(shared=self.timers._shared)
+        there.timers.bring(written)
+        return there
+
+
+async def test_a_timer_runs_once_when_its_time_has_come(clock: Clock) -> None:
+    owner = Owner()
+    timer = owner.set(5, "ring")
+    assert (timer.name, timer.remaining, timer.pending) == ("ring", 5, True)
+    await clock.passes(4)
+    assert owner.log == []
+    assert timer.remaining == 1
+    await clock.passes(1)
+    assert owner.log == ["touch", "ring"]
+    assert (timer.remaining, timer.pending, dict(owner.timers.pending)) == (0.0, False, {})
+    await clock.passes(100)
+    assert owner.log == ["touch", "ring"]
+
+
+async def test_a_timer_gets_its_arguments_and_is_named_after_its_callback(clock: Clock) -> None:
+    owner = Owner()
+    assert owner.timers.call_later(1, owner.log.append, ("x",)).name == "list.append"
+    await clock.passes(1)
+    assert owner.log == ["touch", "x"]
+
+
+async def test_a_cancelled_timer_does_not_run(clock: Clock) -> None:
+    owner = Owner()
+    timer = owner.set(1, "ring")
+    timer.cancel()
+    timer.cancel()
+    await clock.passes(2)
+    assert (owner.log, timer.pending, timer.remaining) == ([], False, 0.0)
+
+
+async def test_setting_a_name_again_replaces_the_timer(clock: Clock) -> None:
+    owner = Owner()
+    first = owner.timers.call_later(1, owner.does("first"), (), "x")
+    second = owner.timers.call_later(3, owner.does("second"), (), "x")
+    assert (first.pending, second.pending, dict(owner.timers.pending)) == (False, True, {"x": second})
+    first.cancel()
+    await clock.passes(3)
+    assert owner.log == ["touch", "second"]
+
+
+async def test_two_functions_of_one_name_do_not_replace_each_other_in_silence(clock: Clock) -> None:
+    owner = Owner()
+    ring, ding = lambda: owner.log.append("ring"), lambda: owner.log.append("ding")
+    owner.timers.call_later(1, ring)
+    with pytest.raises(ValueError, match="another function"):
+        owner.timers.call_later(1, ding)
+    owner.timers.call_later(2, ring)
+    owner.timers.call_later(1, ding, name="ding")
+    await clock.passes(2)
+    assert owner.log == ["touch", "ding", "touch", "ring"]
+
+
+async def test_a_callback_can_set_itself_again(clock: Clock) -> None:
+    owner = Owner()
+
+    def tick() -> None:
+        owner.log.append("tick")
+        owner.timers.call_later(1, tick)
+
+    owner.timers.call_later(1, tick)
+    for _ in range(3):
+        await clock.passes(1)
+    assert owner.log == ["touch", "tick"] * 3
+    assert len(owner.timers.pending) == 1
+
+
+# -- pausing ------------------------------------------------------------------------------------------
+
+
+async def test_what_becomes_due_while_held_runs_afterwards_in_the_order_of_its_time(clock: Clock) -> None:
+    owner = Owner()
+    owner.set(3, "late")
+    owner.set(1, "early")
+    owner.set(9, "later")
+    owner.timers.hold()
+    await clock.passes(5)
+    assert owner.log == []
+    assert owner.timers.pending["early"].remaining == 0.0
+    owner.timers.go_on()
+    await turns()
+    assert owner.log == ["touch", "early", "touch", "late"]
+    await clock.passes(4)
+    assert owner.log[4:] == ["touch", "later"], "the clock has run on while they were held"
+
+
+async def test_the_clock_stands_while_frozen(clock: Clock) -> None:
+    owner = Owner()
+    timer = owner.set(3, "ring")
+    await clock.passes(1)
+    owner.timers.freeze()
+    await clock.passes(100)
+    assert timer.remaining == 2
+    assert owner.timers.written() == [("ring", 2)]
+    owner.timers.go_on()
+    await clock.passes(1.5)
+    assert owner.log == []
+    await clock.passes(0.5)
+    assert owner.log == ["touch", "ring"]
+
+
+async def test_a_timer_that_is_set_or_cancelled_while_frozen_is_a_change(clock: Clock) -> None:
+    owner = Owner()
+    old = owner.set(3, "old")
+    owner.timers.freeze()
+    before = owner.timers.changes
+    owner.set(2, "new")
+    assert owner.timers.changes > before
+    before = owner.timers.changes
+    old.cancel()
+    assert owner.timers.changes > before
+    await clock.passes(50)
+    assert owner.timers.written() == [("new", 2)]
+    owner.timers.go_on()
+    await clock.passes(2)
+    assert owner.log == ["touch", "new"]
+
+
+async def test_a_callback_that_closes_the_gate_lets_nothing_else_run(clock: Clock) -> None:
+    owner = Owner()
+    owner.timers.call_later(1, owner.timers.hold, (), "gate")
+    owner.set(1, "ring")
+    await clock.passes(1)
+    assert owner.log == ["touch"]
+    owner.timers.go_on()
+    await turns()
+    assert owner.log == ["touch", "touch", "ring"]
+
+
+# -- travelling ---------------------------------------------------------------------------------------
+
+
+async def test_a_timer_travels_with_what_is_left_and_is_taken_up_by_a_handler_that_starts_again(clock: Clock) -> None:
+    owner = Owner()
+    owner.set(10, "ring")
+    await clock.passes(4)
+    there = owner.travels()
+    came = there.timers.pending["ring"]
+    assert (came.remaining, came.callback, came.pending) == (6, None, True)
+    assert there.set(10, "ring", resuming=True) is came
+    await clock.passes(5)
+    assert there.log == []
+    await clock.passes(1)
+    assert there.log == ["touch", "ring"]
+    assert owner.log == []
+
+
+async def test_what_nobody_sets_again_stays_pending_and_travels_on(clock: Clock) -> None:
+    owner = Owner()
+    owner.set(2, "ring")
+    there = owner.travels()
+    await clock.passes(5)
+    assert there.log == []
+    assert there.timers.pending["ring"].remaining == 0.0
+    further = there.travels()
+    assert further.timers.written() == [("ring", 0.0)]
+    further.set(10, "ring", resuming=True)
+    await turns()
+    assert further.log == ["touch", "ring"]
+
+
+async def test_a_timer_that_came_can_be_cancelled_or_replaced(clock: Clock) -> None:
+    owner = Owner()
+    owner.set(2, "a")
+    owner.set(2, "b")
+    there = owner.travels()
+    there.timers.pending["a"].cancel()
+    there.set(7, "a", resuming=True)
+    there.set(8, "b")
+    assert there.timers.written() == [("a", 7), ("b", 8)]
+
+
+async def test_a_handler_that_has_taken_a_timer_up_may_set_it_anew(clock: Clock) -> None:
+    owner = Owner()
+    owner.set(2, "ring")
+    there = owner.travels()
+    there.set(10, "ring", resuming=True)
+    there.set(10, "ring", resuming=True)
+    assert there.timers.written() == [("ring", 10)]
+
+
+async def test_the_first_of_several_handlers_takes_a_shared_timer_up_and_the_others_get_the_same(clock: Clock) -> None:
+    owner = Owner(shared=True)
+    owner.set(2, "round")
+    there = owner.travels()
+    first = there.set(30, "round", resuming=True)
+    assert there.set(30, "round", resuming=True) is first
+    await clock.passes(2)
+    assert there.log == ["touch", "round"]
+    late = there.set(30, "round", resuming=True)
+    assert late is first
+    assert not late.pending, "it has run already; a handler that starts late does not begin it anew"
+    assert there.set(30, "round").pending, "but anybody may, afterwards"
+    assert there.set(30, "round", resuming=True) is there.timers.pending["round"]
+
+
+async def test_after_the_move_the_old_side_can_neither_run_nor_cancel(clock: Clock) -> None:
+    owner = Owner()
+    timer = owner.set(1, "ring")
+    owner.timers.freeze()
+    owner.timers.moved()
+    timer.cancel()
+    owner.timers.go_on()
+    await clock.passes(5)
+    assert owner.log == []
+    assert owner.timers.written() == [("ring", 1)], "as it was written down, should it come back"
+    with pytest.raises(ConnectionClosed):
+        owner.set(1, "more")
+
+
+async def test_the_end_of_the_owner_is_the_end_of_its_timers(clock: Clock) -> None:
+    owner = Owner()
+    timer = owner.set(1, "ring")
+    owner.timers.end()
+    owner.timers.go_on()
+    await clock.passes(5)
+    assert (owner.log, timer.pending, owner.timers.written()) == ([], False, [])
+    with pytest.raises(ConnectionClosed):
+        owner.set(1, "more")
+
+
+# -- coroutine functions, and faults ------------------------------------------------------------------
+
+
+async def test_a_callback_may_be_a_coroutine_function_and_is_at_work_until_it_has_ended(clock: Clock) -> None:
+    owner, go = Owner(), asyncio.Event()
+
+    async def ring() -> None:
+        owner.log.append("begins")
+        await go.wait()
+        assert owner.timers.current
+        owner.log.append("ends")
+
+    owner.timers.call_later(1, ring, name="ring")
+    await clock.passes(1)
+    assert owner.log == ["touch", "begins"]
+    assert owner.timers.busy() == ["owner-timer-ring"]
+    go.set()
+    await turns()
+    assert owner.log == ["touch", "begins", "ends", "rest"]
+    assert owner.timers.busy() == []
+
+
+async def test_what_a_callback_starts_is_at_work_too(clock: Clock) -> None:
+    owner, go, started = Owner(), asyncio.Event(), []
+    owner.timers.call_later(1, lambda: started.append(asyncio.create_task(go.wait(), name="mine")), name="x")
+    await clock.passes(1)
+    assert owner.timers.busy() == ["mine"]
+    assert not owner.timers.current
+    go.set()
+    await turns()
+    assert owner.timers.busy() == []
+    assert owner.log == ["touch", "rest"]
+
+
+async def test_a_callback_that_raises_is_logged_and_ends_nothing(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = Owner()
+
+    def sync() -> None:
+        raise RuntimeError("sync")
+
+    async def later() -> None:
+        raise RuntimeError("later")
+
+    async def gone() -> None:
+        raise ConnectionClosed("the client has left")
+
+    with caplog.at_level(logging.INFO, logger="hotfd"):
+        for callback in (sync, later, gone):
+            owner.timers.call_later(1, callback, name=callback.__name__)
+        owner.set(1, "ring")
+        await clock.passes(1)
+    assert owner.log.count("ring") == 1
+    found = {record.hotfd["timer"]: record for record in caplog.records}  # type: ignore[attr-defined]
+    assert {name: record.levelname for name, record in found.items()} == {
+        "sync": "ERROR",
+        "later": "ERROR",
+        "gone": "INFO",
+    }
+    assert found["sync"].exc_info is not None
+    assert owner.timers.busy() == []
+
+
+@pytest.mark.parametrize("delay", [-1, -1e-9, math.inf, math.nan])
+async def test_a_delay_that_is_none_is_refused(delay: float) -> None:
+    owner = Owner()
+    with pytest.raises(ValueError, match="finite"):
+        owner.set(delay, "x")
+    assert owner.timers.written() == []
+
+
+@pytest.mark.parametrize("name", ["", "x" * (MAX_TIMER_NAME + 1)])
+async def test_a_name_that_is_too_short_or_too_long_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="characters"):
+        Owner().set(1, name)
+
+
+async def test_what_cannot_be_called_or_named_is_refused() -> None:
+    owner = Owner()
+    with pytest.raises(TypeError, match="function"):
+        owner.timers.call_later(1, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no name of their own"):
+        owner.timers.call_later(1, functools.partial(print, "x"))
+
+
+async def test_the_number_of_pending_timers_is_bounded() -> None:
+    owner = Owner()
+    for number in range(MAX_TIMERS):
+        owner.set(1000, str(number))
+    with pytest.raises(ValueError, match=str(MAX_TIMERS)):
+        owner.set(1000, "one more")
+    owner.set(1000, "0")
+    owner.timers.pending["1"].cancel()
+    owner.set(1000, "one more")
+    owner.timers.end()
+
+
+@on_each_loop
+async def test_timers_run_in_the_order_of_their_time_on_a_real_clock() -> None:
+    owner, done = Owner(), asyncio.Event()
+    owner.timers.call_later(0.03, done.set, name="done")
+    for number, delay in enumerate((0.02, 0, 0, 0.01)):
+        owner.set(delay, str(number))
+    async with asyncio.timeout(LIMIT):
+        await done.wait()
+    assert [what for what in owner.log if what != "touch"] == ["1", "2", "3", "0"]

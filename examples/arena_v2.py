@@ -62,8 +62,9 @@ class Match(Game):
         self.streaks.pop(seat.id, None)
 
     def remark(self, seat: Seat) -> str:
-        """Return a player's streak, such as ``x3``."""
-        return f" x{self.streaks.get(seat.id, 0)}"
+        """Return a player's streak, such as ``x3``; one hold is none."""
+        streak = self.streaks.get(seat.id, 0)
+        return f" x{streak}" if streak > 1 else ""
 
     def footnote(self) -> str:
         """Return the best hold of the match, as far as this version has seen it."""

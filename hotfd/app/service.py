@@ -17,6 +17,7 @@ import msgspec
 
 from hotfd import log
 from hotfd._version import __version__
+from hotfd.app.consoles import Consoles, addresses_of
 from hotfd.app.events import Hub
 from hotfd.app.notify import Notifier
 from hotfd.app.past import Past
@@ -26,6 +27,7 @@ from hotfd.control.runtime import RuntimeDirectory, socket_name
 from hotfd.errors import ControlError, HandoffRefused
 from hotfd.framing import Framing, Lines
 from hotfd.server.activation import activated
+from hotfd.server.background import Background, Freezer, Work
 from hotfd.server.cutover import Cutover
 from hotfd.server.engine import Engine
 from hotfd.server.kinds import Kinds
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from hotfd.transfer.history import History
 
 S = TypeVar("S")
+W = TypeVar("W", bound=Work)
 Hook = Callable[[], Any]
 
 MAX_LISTENERS = 200
@@ -58,10 +61,15 @@ class ServerOptions(TypedDict, total=False):
     session_states: Sequence[type[Any] | State[Any]]
     cutover: Literal["rolling", "together"]
     on_start: Hook | None
+    on_freeze: Hook | None
+    on_thaw: Hook | None
+    background: Sequence[Work]
     healthy: Hook | None
     export_state: Hook | None
     import_state: Callable[[Any], Any] | None
-    control: bool
+    control: bool | str | Sequence[str]
+    control_token: str | None
+    control_exposed: bool
 
 
 class Server(Generic[S]):
@@ -87,6 +95,10 @@ class Server(Generic[S]):
             ``export_state`` returns, for servers whose sessions share state.
         on_start: called before the server is ready; may be a coroutine function. While it runs in a
             new process, the old one serves.
+        on_freeze: called in an old process when it is about to give everything away, and its background tasks have
+            stopped; if it raises, the handoff is refused. May be a coroutine function.
+        on_thaw: its counterpart: called when the old process goes on after all. May be a coroutine function.
+        background: what runs beside the sessions; see :meth:`background`.
         healthy: called before the new process takes anything over, and while it proves itself; false or an
             exception makes the old one go on. May be a coroutine function.
         export_state: with ``together``: returns the process-wide state, made of plain values. May be a
@@ -94,7 +106,12 @@ class Server(Generic[S]):
         import_state: with ``together``: takes in the new process what ``export_state`` returned. A plain
             function; it may be called more than once before the new process serves, and what it was given
             last is what counts.
-        control: whether to open a control socket, without which nobody can ask for a handoff.
+        control: whether to open a control socket, without which nobody can ask for a handoff. ``HOST:PORT``, or
+            several of them, opens consoles for Telnet clients beside it.
+        control_token: the path of the file with the consoles' token; it is made if it is missing. By default
+            ``$XDG_CONFIG_HOME/hotfd/token``, else ``/etc/hotfd/token`` for root and ``~/.config/hotfd/token`` for
+            others.
+        control_exposed: let consoles listen where other machines reach them; their token travels in clear text.
 
     Raises:
         StateError: the state's type cannot travel; it names the field.
@@ -112,10 +129,15 @@ class Server(Generic[S]):
         name: str = "",
         cutover: Literal["rolling", "together"] = "rolling",
         on_start: Hook | None = None,
+        on_freeze: Hook | None = None,
+        on_thaw: Hook | None = None,
+        background: Sequence[Work] = (),
         healthy: Hook | None = None,
         export_state: Hook | None = None,
         import_state: Callable[[Any], Any] | None = None,
-        control: bool = True,
+        control: bool | str | Sequence[str] = True,
+        control_token: str | None = None,
+        control_exposed: bool = False,
     ) -> None:
         self._specs = [listen] if isinstance(listen, str) else list(listen)
         if not self._specs or len(set(self._specs)) != len(self._specs):
@@ -130,8 +152,9 @@ class Server(Generic[S]):
             raise ValueError("export_state and import_state need each other")
         if inspect.iscoroutinefunction(import_state):
             raise ValueError("import_state must be a plain function: nothing else happens while it works")
-        if len(self._specs) > MAX_LISTENERS:
-            raise ValueError(f"{len(self._specs)} addresses; at most {MAX_LISTENERS} can be handed over")
+        consoles = addresses_of(control, exposed=control_exposed)
+        if (addresses := len(self._specs) + len(consoles)) > MAX_LISTENERS:
+            raise ValueError(f"{addresses} addresses; at most {MAX_LISTENERS} can be handed over")
         self.name = name or getattr(handler, "__name__", "server")
         self._handler = handler
         self._framing = framing if framing is not None else Lines()
@@ -139,10 +162,14 @@ class Server(Generic[S]):
         self._kinds = Kinds(getattr(handler, "__module__", "__main__"), session_states)
         self._together = cutover == "together"
         self._on_start = on_start
+        self._background = Background()
+        self._freezer = Freezer(self._background, on_freeze, on_thaw)
+        for work in background:
+            self._background.add(work)
         self._healthy = healthy
         self._export_state = export_state
         self._import_state = import_state
-        self._control = control
+        self._control = control is not False
         self._engine: Engine | None = None
         self._endpoint: Endpoint | None = None
         self._directory: RuntimeDirectory | None = None
@@ -168,6 +195,7 @@ class Server(Generic[S]):
             "update": self._on_update,
             "watch": self._events.watch,
         }
+        self._consoles = Consoles(consoles, control_token, self._instructions, self.name)
         self._failure: HandoffRefused | None = None
         self._notifier = Notifier()
 
@@ -199,6 +227,7 @@ class Server(Generic[S]):
             )
             self._takeover.done.add_done_callback(self._taken_over)
             self._takeover.on_old_exit = self._remove_socket_of
+            self._takeover.on_accepting = self._background.start
             await self._takeover.hello()
             self._generation = self._takeover.generation
             self._past.begin(self._takeover.history, self._generation, self._takeover.back_to)
@@ -206,17 +235,19 @@ class Server(Generic[S]):
             self._past.begin(None, self._generation, None)
         self._neighbours = Neighbours(engine, self._generation)
         await self._initialise()
+        await self._past.known()  # who sees this process serve may change its files
         await self._open_control()
         if self._takeover is None:
             for spec, sock in activated(self._specs).items():
                 engine.inherit(spec, sock, lent=True)
             engine.bind(self._specs)
             engine.start_accepting()
+            self._background.start()
+            self._consoles.serve()
             self._state = "serving"
             self._notifier.serving(self._generation, main=False)
         else:
             self._state = "taking-over"
-            await self._past.known()  # so that nothing is busy with it while sessions move
             await self._takeover.ready()
             self._initialised = True
             if self._takeover.settled:
@@ -238,6 +269,7 @@ class Server(Generic[S]):
             raise
 
     async def _open_control(self) -> None:
+        self._consoles.open(self._engine_of())
         if not self._control:
             return
         self._endpoint = Endpoint(
@@ -261,6 +293,7 @@ class Server(Generic[S]):
         if isinstance(error, HandoffRefused):
             log.event(logging.WARNING, "leaving", code=error.code, reason=error.detail)
             self._failure = error
+            self._background.halt()
             self._over.set()
             return
         if error is None and self._initialised:
@@ -279,6 +312,8 @@ class Server(Generic[S]):
                 self._over.set()
                 return
         self._engine.start_accepting()
+        self._background.start()
+        self._consoles.serve()
         self._state = "serving"
         self._notifier.serving(self._generation, main=True)
 
@@ -325,10 +360,12 @@ class Server(Generic[S]):
             await self._over.wait()
         self._notifier.close()
         self._events.close(None)
+        await self._consoles.aclose()
         if self._endpoint is not None:
             await self._endpoint.aclose()
         if self._takeover is not None and not self._takeover.done.done():
             self._takeover.leave()
+        await self._background.close()
         if self._engine is not None:
             await self._engine.stop()
         if self._neighbours is not None:
@@ -338,6 +375,26 @@ class Server(Generic[S]):
             self._takeover.close()
         if self._directory is not None:
             self._directory.close()
+
+    def background(self, work: W) -> W:
+        """Run something beside the sessions, in the process that accepts connections and in no other.
+
+        It begins when this process does that, or at once if it does. A handoff cancels it before anything is given
+        away, and starts it again if that is undone; the new process begins its own. What it raises is logged, and
+        ends it.
+
+        Args:
+            work: a coroutine function without arguments; may be used as a decorator. A coroutine is taken too, but
+                cannot start again after a handoff that was undone.
+
+        Returns:
+            ``work``.
+
+        Raises:
+            TypeError: it is neither.
+        """
+        self._background.add(work)
+        return work
 
     # -- looking at it ---------------------------------------------------------------------------------
 
@@ -368,6 +425,7 @@ class Server(Generic[S]):
             "generation": self._generation,
             "state": self._state if self._cutover is None else "handing-off",
             "listeners": self.addresses,
+            "consoles": self._consoles.addresses,
             "connections": engine.connections if engine is not None else 0,
             "sessions": len(engine.sessions) if engine is not None else 0,
             "config": None,
@@ -377,6 +435,7 @@ class Server(Generic[S]):
             "framing": self._framing.spec(),
             "state_version": self._codec.version,
             "descriptors": {"open": len(os.listdir("/proc/self/fd")), "soft": soft, "hard": hard},
+            "background": {"running": self._background.running, "failed": self._background.failed},
             "handoff": self._handoff_status(),
             "successor": self._successor,
             "older": engine.links.status() if engine is not None else [],
@@ -446,7 +505,7 @@ class Server(Generic[S]):
         return self._engine
 
     def _identity(self, history: History) -> Identity:
-        return Identity(self._generation, self._together, self._export_state, history)
+        return Identity(self._generation, self._together, self._export_state, history, self._freezer)
 
     async def _hand_over(self, cutover: Cutover) -> Report:
         self._cutover = cutover

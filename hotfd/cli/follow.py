@@ -70,18 +70,22 @@ class Handoff:
         client: a connection to the old process.
         fields: the request.
         progress: where to show what happens.
+        instruction: ``update`` or ``rollback``.
 
     Attributes:
         id: the handoff's id, once it is known.
         successor: the new process, once it is known.
     """
 
-    def __init__(self, client: Client, fields: dict[str, Any], progress: Progress) -> None:
+    def __init__(
+        self, client: Client, fields: dict[str, Any], progress: Progress, instruction: str = "update"
+    ) -> None:
         self.id = ""
         self.successor: Successor | None = None
         self._client = client
         self._fields = fields
         self._progress = progress
+        self._instruction = instruction
         self._reported_pid: int | None = None  # the new process as the old one calls it
 
     def __enter__(self) -> Handoff:
@@ -100,8 +104,10 @@ class Handoff:
         deadline = float(self._fields["deadline"])
         # A deadline for being ready and one for taking over, then what the other options allow.
         patience = 2 * deadline + self._fields["boundary_timeout"] + self._fields["probation"] + GRACE
+        workers = self._client.greeting.get("workers")  # of a supervisor, which hands over one after another
+        patience *= workers if isinstance(workers, int) and workers > 0 else 1
         try:
-            for message in self._client.request("update", patience, **self._fields):
+            for message in self._client.request(self._instruction, patience, **self._fields):
                 if "result" in message:
                     return self._checked(message["result"])
                 self._note(message)

@@ -18,6 +18,9 @@ ANSWER_TIMEOUT = 2.0
 
 COLUMNS = ("pid", "name", "generation", "state", "connections", "sessions")
 
+SUPERVISED = ("pid", "role", *COLUMNS[1:])
+"""The columns where supervisors run too: what is counted of one is counted of its servers again."""
+
 
 @click.command("ps")
 @json_option
@@ -32,8 +35,9 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json({"servers": servers})
     elif servers:
-        rows = [[server.get(column) for column in COLUMNS] for server in servers]
-        click.echo("\n".join(table([column.upper() for column in COLUMNS], rows)))
+        columns = SUPERVISED if any("role" in server for server in servers) else COLUMNS
+        rows = [[{"role": "server", **server}.get(column) for column in columns] for server in servers]
+        click.echo("\n".join(table([column.upper() for column in columns], rows)))
         for server in servers:
             if "error" in server:
                 click.echo(f"hotfd: {server['error']}", err=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from hotfd.console.token import TokenFile
+if TYPE_CHECKING:
+    from hotfd.console.token import TokenFile
 
 FIRST_DELAY: Final = 0.25
 """Seconds before the verdict after one wrong token; they double with each further one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -25,8 +26,9 @@ class TokenUnusable(ControlError):  # noqa: N818 - reads as the condition
 
 
 def default_path() -> str:
-    """Return where the token is: ``$XDG_CONFIG_HOME/hotfd/token``, else ``/etc/hotfd/token`` for root, else
-    ``~/.config/hotfd/token``.
+    """Return where the token is when nobody says otherwise.
+
+    ``$XDG_CONFIG_HOME/hotfd/token``, else ``/etc/hotfd/token`` for root, else ``~/.config/hotfd/token``.
     """
     base = os.environ.get("XDG_CONFIG_HOME")
     if base and os.path.isabs(base):  # a relative one is to be ignored, says the XDG base directory specification
@@ -75,7 +77,8 @@ class TokenFile:
             return False  # somebody else was quicker
         except OSError as error:
             raise TokenUnusable(
-                f"the token file {self.path} cannot be made ({error.strerror}); make it, or name another with control_token="
+                f"the token file {self.path} cannot be made ({error.strerror}); make it, or name another with "
+                "control_token="
             ) from error
         return True
 
@@ -90,7 +93,8 @@ class TokenFile:
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(self.path, flags)
         except OSError as error:
-            raise TokenUnusable(f"the token file {self.path} cannot be opened: {error.strerror}") from error
+            what = "is a symbolic link; name the file itself" if error.errno == errno.ELOOP else error.strerror
+            raise TokenUnusable(f"the token file {self.path} cannot be opened: {what}") from error
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):

@@ -201,15 +201,11 @@ class Peer:
 
         try:
             answer = encode({"result": await instruction(request, emit)})
-        except HandoffRefused as exc:
-            self._fail(exc.code, exc.detail)
         except asyncio.CancelledError:
             self._fail("shutting-down", "the server closed its control endpoint before this was done")
             raise
         except Exception as exc:  # noqa: BLE001 - a broken instruction must not end the server
-            log.event(logging.ERROR, "control-instruction-failed", exc_info=exc, instruction=kind)
-            # The text of an exception may hold what clients sent; its type does not.
-            self._fail("internal", f"{type(exc).__name__}; the server's log has the traceback")
+            self._fail(*refusal(kind, exc))
         else:
             self._send(answer)
         finally:
@@ -290,3 +286,17 @@ class Peer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def refusal(kind: str, error: Exception) -> tuple[str, str]:
+    """Return the code and the message with which a client is told that an instruction failed; log a defect.
+
+    Args:
+        kind: the instruction.
+        error: what it raised.
+    """
+    if isinstance(error, HandoffRefused):
+        return error.code, error.detail
+    log.event(logging.ERROR, "control-instruction-failed", exc_info=error, instruction=kind)
+    # The text of an exception may hold what clients sent; its type does not.
+    return "internal", f"{type(error).__name__}; the server's log has the traceback"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hotfd.display.advice import advice
 from hotfd.display.text import pairs, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hotfd.report import Counts, Report
 
 
@@ -38,6 +40,21 @@ def summary(report: Report) -> list[str]:
         if count:
             lines.append(f"  {printable(code)}: {count} sessions; {advice(code) or 'see the log of the server'}")
     return lines
+
+
+def each_worker(report: Mapping[str, Any]) -> list[str]:
+    """Return a line for each worker of a supervisor's report; none for a server's own."""
+    workers = report.get("workers")
+    if not isinstance(workers, list):
+        return []
+    lines = []
+    for worker in workers:
+        moved = worker.get("sessions", {}).get("moved", 0)
+        said = f"{worker.get('outcome')}: {worker.get('old_pid')} -> {worker.get('new_pid') or '-'}, {moved} sessions"
+        lines.append(f"  worker {worker.get('worker')}  {said}")
+        if worker.get("reason"):
+            lines.append(f"    {worker['reason']}")
+    return [printable(line) for line in lines]
 
 
 def _counts(counts: Counts) -> str:

@@ -41,6 +41,24 @@ def pairs(rows: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
 
 
+def anything(value: object) -> list[str]:
+    """Return an answer of which nothing is known as lines: fields, and a table for each list of objects."""
+    if not isinstance(value, dict):
+        return [describe(value)]
+    lists = {name: item for name, item in value.items() if _is_rows(item)}
+    lines = pairs((printable(name), describe(item)) for name, item in value.items() if name not in lists)
+    for name, rows in lists.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        heading = [printable(name)] if len(lists) > 1 or lines else []
+        body = table([printable(column).upper() for column in columns], [[row.get(c) for c in columns] for row in rows])
+        lines += [*([""] if lines else []), *heading, *body]
+    return lines
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """Return lines of aligned columns; columns of numbers are aligned to the right."""
     cells = [[describe(cell) for cell in row] for row in rows]

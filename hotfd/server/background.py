@@ -125,6 +125,14 @@ class Background:
         self.failed += 1
         log.event(logging.ERROR, "background-task-failed", exc_info=error, task=job.name)
 
+    def halt(self) -> None:
+        """Cancel everything that runs, and start nothing more."""
+        self._wanted = False
+        for job in self._jobs:
+            if job.stage is Stage.RUNNING and job.task is not None:
+                job.stage = Stage.STOPPING
+                job.task.cancel()
+
     async def stop(self, limit: float = STOP_LIMIT) -> list[str]:
         """Cancel everything that runs, and wait until it has ended.
 
@@ -134,11 +142,7 @@ class Background:
         Returns:
             the names of the tasks that have not ended by then.
         """
-        self._wanted = False
-        for job in self._jobs:
-            if job.stage is Stage.RUNNING and job.task is not None:
-                job.stage = Stage.STOPPING
-                job.task.cancel()
+        self.halt()
         tasks = {job.task: job.name for job in self._jobs if job.task is not None}
         if not tasks:
             return []

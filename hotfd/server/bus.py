@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import log
-from hotfd.server.order import Order
+from hotfd.server.order import Order, later_of
 from hotfd.server.subscription import Subscription
 from hotfd.state import decode_any, encode_any
 from hotfd.wire.messages import MAX_TOPIC, MAX_VALUE
@@ -187,6 +187,15 @@ class Bus:
         """Return a connection's subscriptions."""
         return list(self._gathered.get(connection.id, {}).values())
 
+    def wake(self, id: str) -> None:
+        """A connection goes on, or has moved: tell who waits for its messages."""
+        for subscription in self._gathered.get(id, {}).values():
+            subscription._wake()
+
+    def waits(self, id: str) -> bool:
+        """Whether messages wait for a connection's handler."""
+        return any(subscription._ready for subscription in self._gathered.get(id, {}).values())
+
     def _add(self, subscription: Subscription) -> None:
         self._gathered.setdefault(subscription._connection.id, {})[subscription.topic] = subscription
         self._topics.setdefault(subscription.topic, {})[subscription] = None
@@ -216,7 +225,10 @@ class Bus:
         """Write a fenced connection's subscriptions down; what comes later is kept until :meth:`release`."""
         subscriptions = self.of(connection)
         if subscriptions:
-            record.mark = list(self._order.applied.items())
+            mark = self._order.applied
+            for each in subscriptions:
+                mark = later_of(mark, each._seen) if each._seen else mark
+            record.mark = list(mark.items())
             record.subscriptions = [
                 SubscriptionRecord(each.topic, each.lost, list(each._messages)) for each in subscriptions
             ]
@@ -323,7 +335,9 @@ class ConnectionBus:
             StateError: the value cannot travel.
             ValueError: the topic is none, or the value is too large.
         """
-        await self._connection._may_act()
+        connection = self._connection
+        if not connection._clear or connection._stream.fenced:
+            await connection._may_write()
         await self._bus.publish(topic, value)
 
 

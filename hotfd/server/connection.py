@@ -12,20 +12,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hotfd import log
 from hotfd.errors import ConnectionClosed, ConnectionMoved, FramingError, HandedOff
+from hotfd.server.bus import ConnectionBus
 from hotfd.server.merge import Merge
 from hotfd.server.stream import Life, Stream
+from hotfd.server.subscription import Get, Subscription
 from hotfd.server.tasks import Scope
+from hotfd.server.timers import NONE_PENDING, Timer, Timers
 
 if TYPE_CHECKING:
     import socket
 
     from hotfd.framing import Framing
+    from hotfd.server.bus import Bus
     from hotfd.server.kinds import Declared
     from hotfd.server.rooms import Rooms
     from hotfd.server.session import Session
@@ -53,6 +57,10 @@ class Keeper(Protocol):
     @property
     def rooms(self) -> Rooms:
         """The shared sessions."""
+
+    @property
+    def bus(self) -> Bus:
+        """What is published among all connections."""
 
     def at_boundary(self, session: Session) -> None:
         """A gated session may have come to a boundary, or is over."""
@@ -106,10 +114,12 @@ class Connection(Generic[S]):
         "_merge",
         "_on_touch",
         "_parked",
+        "_resuming",
         "_scope",
         "_session",
         "_stream",
         "_task",
+        "_timers",
         "_waiter",
         "handed_off",
         "id",
@@ -146,7 +156,9 @@ class Connection(Generic[S]):
         self._keeper = keeper
         self._on_touch: Callable[[], None] | None = None
         self._gated = False
-        self._clear = True  # the fast path: no gate, not moved, nothing to be noted first
+        self._resuming = resumed  # its handler starts again, and has not waited for a frame yet
+        self._clear = not resumed  # the fast path: no gate, not moved, nothing to be noted first
+        self._timers: Timers | None = None
         self._task: asyncio.Task[None] | None = None
         self._scope: Scope | None = None
         self._helper_scope: Scope | None = None
@@ -198,6 +210,7 @@ class Connection(Generic[S]):
 
     async def _next(self) -> bytes | None:
         stream = self._stream
+        self._begun()
         while True:
             self._check_owner()
             if not self._gated or stream.life is not Life.OPEN:
@@ -227,9 +240,13 @@ class Connection(Generic[S]):
             what the awaitable returns; raises what it raises.
         """
         self._check_owner()
+        self._begun()
+        if isinstance(awaitable, Get):
+            message: T = await self._wait_for(awaitable.subscription)
+            return message
         if isinstance(awaitable, asyncio.Task) and self._scope is not None:
             self._scope.tasks.discard(awaitable)
-        task = self._help(_await(awaitable), f"{self.id}-wait")
+        task: asyncio.Task[T] = self._help(_await(awaitable), f"{self.id}-wait")
         self._awaited = task
         task.add_done_callback(lambda _: self._wake())
         try:
@@ -243,11 +260,18 @@ class Connection(Generic[S]):
             if not task.done():
                 task.cancel()
 
-    def merge(self, *queues: asyncio.Queue[Any]) -> Merge:
+    async def _wait_for(self, subscription: Subscription) -> Any:
+        subscription._attended = True
+        while subscription.empty():
+            await self._park()
+            self._check_owner()
+        return subscription.get_nowait()
+
+    def merge(self, *queues: asyncio.Queue[Any] | Subscription) -> Merge:
         """Iterate over the frames and over the items of queues, in the order in which they come.
 
         Args:
-            queues: where other tasks put items for this handler.
+            queues: where other tasks put items for this handler; and its subscriptions.
 
         Returns:
             an asynchronous iterator of pairs ``(source, value)``: ``source`` is this connection for a
@@ -331,6 +355,38 @@ class Connection(Generic[S]):
         self._touch()
         how()
         self._wake()
+
+    # -- the bus -------------------------------------------------------------------------------------
+
+    @property
+    def bus(self) -> ConnectionBus:
+        """What is published among all connections of the server, in whichever process they are."""
+        return ConnectionBus(self._keeper.bus, self)
+
+    def subscribe(self, topic: str) -> Subscription:
+        """Gather what is published on a topic from now on, for this connection's handler.
+
+        The subscription goes where the connection goes, with the messages that the handler has not taken. A
+        handler that starts again subscribes again, and is given the one that came along.
+
+        Args:
+            topic: text of 1 to 255 characters; exactly this topic, there are no patterns.
+
+        Returns:
+            the subscription, the same one each time; for :meth:`merge`, and ``wait(subscription.get())``.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+            HandedOff: the connection moved.
+            RuntimeError: the caller is not the connection's handler, but another task.
+            ValueError: the topic is none.
+        """
+        if not self._is_own():
+            raise RuntimeError("subscribe is for the connection's own handler, not for another task")
+        self._check_owner()
+        if self._stream.life is not Life.OPEN and (self._task is None or self._task.done()):
+            raise ConnectionClosed("the connection is over: it gathers nothing any more")
+        return self._keeper.bus.subscription(self, topic)
 
     # -- moving --------------------------------------------------------------------------------------
 
@@ -421,6 +477,40 @@ class Connection(Generic[S]):
         task.add_done_callback(self._helper_failed)
         return task
 
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, name: str | None = None
+    ) -> Timer:
+        """Call a function once, later; the timer pauses while the connection is moved, and travels.
+
+        What travels is the name and the time that is left. A handler that starts again sets its timers again,
+        before it first waits for a frame: one that came along keeps the time that is left, whatever ``delay``
+        says. See :attr:`timers` for those that came along.
+
+        Args:
+            delay: seconds; finite, not negative.
+            callback: a function, or a coroutine function: then the connection does not move before it has ended.
+                What it raises is logged, and ends nothing.
+            args: what it is called with.
+            name: its name, at most 255 characters; by default the callback's ``__qualname__``. A connection has one
+                pending timer of a name: to set it again is to replace it.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+            HandedOff, ConnectionMoved: it has moved, as for :meth:`send`.
+            ValueError: the delay or the name is none, or 1024 timers are pending.
+        """
+        own = self._is_own()
+        if self.handed_off:
+            raise HandedOff if own else ConnectionMoved(f"connection {self.id} has moved; no timer was set")
+        if self._stream.life is not Life.OPEN:
+            raise ConnectionClosed("the connection is closed: no timer was set")
+        return self._have_timers().call_later(delay, callback, args, name, resuming=own and self._resuming)
+
+    @property
+    def timers(self) -> Mapping[str, Timer]:
+        """The timers that are pending, by name; those too that came along and have not been set again."""
+        return self._timers.pending if self._timers is not None else NONE_PENDING
+
     def on_end(self, callback: Callable[[], object]) -> None:
         """Call ``callback()`` when the connection really ends, and not when it moves.
 
@@ -449,7 +539,7 @@ class Connection(Generic[S]):
 
     def _start(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
         """Run the handler in a scope of its own."""
-        self._scope = Scope(self._maybe_boundary)
+        self._scope = Scope(self._maybe_boundary, resuming=self._resuming)
         task = self._scope.run(self._handle(handler), f"{self.id}-handler")
         self._task = self._task or task
 
@@ -484,6 +574,8 @@ class Connection(Generic[S]):
             self._act(self._finish)
 
     def _finish(self) -> None:
+        if self._timers is not None:
+            self._timers.end()
         callbacks, self._end_callbacks = self._end_callbacks, []
         for callback in callbacks:
             try:
@@ -502,6 +594,8 @@ class Connection(Generic[S]):
             return "not-movable", self._immovable
         if self._scope is not None and self._scope.tasks:
             return "handler-tasks", ", ".join(self._scope.names())
+        if self._timers is not None and (busy := self._timers.busy()):
+            return "handler-tasks", ", ".join(busy)
         if not self._parked or (self._awaited is not None and self._awaited_has_result()):
             return "no-boundary", "its handler works on a frame"
         return None
@@ -518,12 +612,44 @@ class Connection(Generic[S]):
         if self._gated == closed:
             return
         self._gated = closed
-        self._clear = not closed and self._on_touch is None and not self.handed_off
+        self._update_clear()
         self._stream.gate(closed)
+        if self._timers is not None and not self._stream.fenced:
+            if closed:
+                self._timers.hold()
+            else:
+                self._timers.go_on()
         if not closed:
             if self._task is None:
                 self._keeper.start_handler(self)
             self._wake()
+            self._keeper.bus.wake(self.id)
+
+    def _update_clear(self) -> None:
+        self._clear = not (self._gated or self._resuming or self.handed_off) and self._on_touch is None
+
+    def _begun(self) -> None:
+        """The handler waits for a frame: if it has started again, it has set up what it needs."""
+        if self._resuming:
+            self._resuming = False
+            if self._scope is not None:
+                self._scope.resuming = False
+            self._update_clear()
+
+    def _have_timers(self) -> Timers:
+        if self._timers is None:
+            self._timers = Timers(self.id, self._touch, self._maybe_boundary)
+            if self._gated:
+                self._timers.hold()
+            if self._stream.fenced:
+                self._timers.freeze()
+        return self._timers
+
+    def _fence(self) -> None:
+        """Neither read nor write, and let the timers' clock stand."""
+        self._stream.fence()
+        if self._timers is not None:
+            self._timers.freeze()
 
     def _undelivered_items(self) -> deque[tuple[int, Any]]:
         """Return the items of merged queues that the handler has not been given, in order."""
@@ -542,11 +668,16 @@ class Connection(Generic[S]):
         """The connection has moved: unwind the handler."""
         self.handed_off = True
         self._clear = False
+        if self._timers is not None:
+            self._timers.moved()
+        self._session.moved()
         self._wake()
         self._unfenced()
 
     def _unfenced(self) -> None:
         """The session goes on here, or has moved: let go who waited to know."""
+        if self._timers is not None and not self._gated:
+            self._timers.go_on()
         how, self._act_later = self._act_later, None
         if how is not None and not self.handed_off:
             self._act(how)
@@ -554,6 +685,7 @@ class Connection(Generic[S]):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        self._keeper.bus.wake(self.id)
 
     def _touch(self) -> None:
         """Note in shared memory that this process has acted on the session, before it does."""
@@ -570,7 +702,7 @@ class Connection(Generic[S]):
         """Nothing has to be noted any more: it is noted, or nobody would read it."""
         self._on_touch = None
         self._stream.before_io = None
-        self._clear = not self._gated and not self.handed_off
+        self._update_clear()
 
     # -- waiting -------------------------------------------------------------------------------------
 
@@ -610,6 +742,7 @@ class Connection(Generic[S]):
         return bool(
             (self._scope is not None and self._scope.current)
             or (self._helper_scope is not None and self._helper_scope.current)
+            or (self._timers is not None and self._timers.current)
         )
 
 

@@ -79,6 +79,7 @@ class Cutover:
         self._writers: Writers | None = None
         self._hello: m.Hello | None = None
         self._link: Link | None = None
+        self._announced: dict[str, dict[str, Any]] = {}
         self._pause = Pause()
 
     # -- the straight line ---------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class Cutover:
             if self.options.dry_run is not None:
                 return await self._predicted()
             moving = self._begin_moving()
-            await (move_together(self, moving) if self.identity.together else move_rolling(self, moving))
+            await (move_together(self, moving) if self.identity.together else self._move_rolling(moving))
             await self._prove()
             return self._completed()
         except HandoffRefused as refusal:
@@ -213,6 +214,7 @@ class Cutover:
             kinds=self.engine.rooms.kinds.schemas,
             back_to=launch.back_to,
         )
+        self._announced = setup.kinds
         try:
             history = [self.identity.history.seal()] if self.identity.history is not None else []
             successor.channel.send(setup, history, owned=history)
@@ -261,13 +263,28 @@ class Cutover:
         log.event(logging.INFO, "writing-for-older-code", id=self.id, new_pid=self.new_pid)
 
     async def _predicted(self) -> Report:
-        prediction = predict(self.engine, together=self.identity.together)
+        prediction = predict(self.engine, together=self.identity.together, writers=self._writers)
         new_pid = self.new_pid
         if self._successor is not None:
             await self._successor.end(at_once=False, code="dry-run", detail="the dry run is over")
         return self.journal.close(_outcome(prediction), prediction, new_pid=new_pid, reason=None)
 
     # -- moving --------------------------------------------------------------------------------------
+
+    async def freeze(self) -> None:
+        """Bring the program to rest; from here on everything may be given away.
+
+        Raises:
+            HandoffRefused: it does not come to rest.
+        """
+        if self.identity.freezer is not None:
+            await self.identity.freezer.freeze(self.options.deadline)
+            self.raise_failure()
+
+    async def thaw(self) -> None:
+        """Let the program go on, if it was brought to rest."""
+        if self.identity.freezer is not None:
+            await self.identity.freezer.thaw()
 
     def _begin_moving(self) -> Moving:
         self._enter("move")
@@ -280,6 +297,7 @@ class Cutover:
             same_framing=not self._framing_differs,
             answer_limit=self.options.answer_limit,
             on_change=self.changed.set,
+            announced=self._announced,
             writers=self._writers,
             on_kept=lambda session, code, detail: self.journal.session(session.id, "kept", code, detail),
         )
@@ -292,15 +310,19 @@ class Cutover:
         self.engine.links.connect(self._link)
         return moving
 
+    async def _move_rolling(self, moving: Moving) -> None:
+        await self.freeze()
+        await move_rolling(self, moving)
+
     def pass_listeners(self, *, hold: bool) -> None:
         """Give the new process the listening sockets; from here on it accepts, and not this one."""
         assert self._successor is not None
         self._touch, fd = TouchMap.create()
-        listeners = list(self.engine.listeners.values())
-        sockets = [listener.sock.fileno() for listener in listeners]
+        named = [*self.engine.listeners.items(), *self.engine.carried.items()]
+        sockets = [listener.sock.fileno() for _, listener in named]
         entries = [
-            m.ListenerEntry(listener.spec, cookie, listener.lent)
-            for listener, cookie in zip(listeners, _core.cookies(sockets), strict=True)
+            m.ListenerEntry(name, cookie, listener.lent)
+            for (name, listener), cookie in zip(named, _core.cookies(sockets), strict=True)
         ]
         self.engine.stop_accepting()
         self._successor.channel.send(m.Listeners(entries, hold), [fd, *sockets], owned=[fd])
@@ -406,9 +428,13 @@ class Cutover:
             return self._completed()
         started, new_pid = self._successor is not None, self.new_pid
         tally = self._moving.tally if self._moving is not None else Tally()
+        committed = self._moving is not None and self._moving.committed > 0
         try:
+            if self.identity.together and not committed:
+                await self.thaw()  # the new process has begun nothing; handlers go on in a program that is awake
             if started:
                 await self._end_successor(refusal)
+            await self.thaw()
             if self._moving is not None:
                 self._take_back(self._moving)
         finally:

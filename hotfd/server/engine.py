@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import _core, log
 from hotfd.server import tasks
+from hotfd.server.bus import Bus
 from hotfd.server.connection import Connection, Mover
 from hotfd.server.kinds import Kinds
 from hotfd.server.link import Links
@@ -48,15 +49,26 @@ class Engine:
         framing: where frames end.
         codec: the state of a connection.
         kinds: the states of shared sessions; by default those that can be found by name.
+        bus: what is published among the connections; by default a new one.
     """
 
-    def __init__(self, handler: Handler, framing: Framing, codec: Codec[Any], kinds: Kinds | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        framing: Framing,
+        codec: Codec[Any],
+        kinds: Kinds | None = None,
+        bus: Bus | None = None,
+    ) -> None:
         self.handler = handler
         self.framing = framing
         self.codec = codec
         self.rooms = Rooms(self, kinds or Kinds(getattr(handler, "__module__", "__main__")))
-        self.links = Links([self.rooms.directory])
+        self.bus = bus if bus is not None else Bus()
+        self.links = Links([self.rooms.directory, self.bus])
         self.listeners: dict[str, Listener] = {}
+        self.carried: dict[str, Listener] = {}
+        self._carriers: dict[str, Callable[[Listener, socket.socket, Any], None]] = {}
         self.sessions: dict[str, Session] = {}
         self.mover: Mover | None = None
         self.on_newcomer: Callable[[Connection[Any]], Callable[[], None] | None] | None = None
@@ -88,6 +100,22 @@ class Engine:
         """Take over a listening socket; the engine owns it from here on. See :class:`Listener` for ``lent``."""
         self.listeners[spec] = Listener(spec, sock, self._accepted, lent=lent)
 
+    def carry(self, name: str, on_accept: Callable[[Listener, socket.socket, Any], None]) -> None:
+        """Let a listening socket under this name pass from process to process with the engine's own.
+
+        What comes in by it is none of the engine's connections, and whoever carries it decides when it is polled:
+        it is in ``carried`` once it is there. The engine owns it.
+        """
+        self._carriers[name] = on_accept
+
+    def inherit_carried(self, name: str, sock: socket.socket) -> bool:
+        """Take over such a socket; False when nobody carries that name, and the socket stays the caller's."""
+        on_accept = self._carriers.get(name)
+        if on_accept is None:
+            return False
+        self.carried[name] = Listener(name, sock, on_accept)
+        return True
+
     def start_accepting(self) -> None:
         """Poll all listeners."""
         for listener in self.listeners.values():
@@ -100,9 +128,10 @@ class Engine:
 
     def close_listeners(self, *, unlink: bool) -> None:
         """Close all listeners; see :meth:`Listener.close`."""
-        for listener in self.listeners.values():
+        for listener in [*self.listeners.values(), *self.carried.values()]:
             listener.close(unlink=unlink)
         self.listeners.clear()
+        self.carried.clear()
 
     # -- connections ---------------------------------------------------------------------------------
 
@@ -163,7 +192,7 @@ class Engine:
             for connection in list(session.connections):
                 stream = connection._stream
                 stream.start()
-                if stream.frame_at_hand or stream.input_over or connection._items:
+                if stream.frame_at_hand or stream.input_over or connection._items or self.bus.waits(connection.id):
                     self.start_handler(connection)
                 else:
                     self._unstarted.append(connection)
@@ -199,6 +228,7 @@ class Engine:
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
             self.rooms.gone(session, over=False)
+            self._arrived(session)
             self._check_idle()
 
     def thinned(self, session: Session) -> None:
@@ -207,6 +237,7 @@ class Engine:
             if session.gated or session.stale:
                 self.at_boundary(session)
             return
+        session.end_timers()
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
             self.rooms.gone(session, over=True)
@@ -217,6 +248,12 @@ class Engine:
         """Go on with a session that was fenced, as if nothing had been."""
         session.resume()
         self.rooms.resumed(session)
+        self._arrived(session)
+
+    def _arrived(self, session: Session) -> None:
+        """A session is not on its way any more: it is here to stay, or another process has what it needs."""
+        for connection in session.connections:
+            self.bus.release(connection.id)
 
     def renew(self, session: Session) -> Session:
         """Serve a session with fresh handlers: the old ones have unwound, or have lost their helpers.
@@ -279,6 +316,7 @@ class Engine:
     def connection_ending(self, connection: Connection[Any]) -> None:
         """The handler is over; the stream sends what is unsent, and closes."""
         session = connection._session
+        self.bus.forget(connection.id)
         if connection._joining is not None:
             self.rooms.forget(connection, connection._joining[0])
         if connection in session.connections:

@@ -186,7 +186,7 @@ class Gate:
                 obstacle = session.obstacle() or ("no-boundary", "its helpers do not end")
                 found.append((self.reopen(session), obstacle))
         for session in resting:
-            session = self._engine.sessions.get(session.id, session)  # noqa: PLW2901 - as it is now
+            session = self._engine.sessions.get(session.id, session)
             if session.connections:
                 never = "no-boundary", "its handlers were never at rest all at once"
                 found.append((session, session.obstacle() or never))

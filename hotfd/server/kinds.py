@@ -119,13 +119,14 @@ class Kinds:
         return self.codec(name).encode(value)
 
     def reader(self, schemas: Mapping[str, dict[str, Any]]) -> Callable[[str, bytes], Any]:
-        """Return a function that reads what a process with these schemas has written."""
+        """Return a function that reads what a process with these schemas has written; they may become more."""
         readers: dict[str, Callable[[bytes], Any]] = {}
 
         def read(name: str, data: bytes) -> Any:
             if name not in readers:
+                if name not in schemas and name != NOTHING:
+                    raise StateError(name.rpartition(":")[2], "is a kind that was not announced")
                 codec = self.codec(name)
-                # A kind that the other process came to know only after it said which ones it has.
                 readers[name] = codec.reader(schemas.get(name, codec.schema))
             return readers[name](data)
 

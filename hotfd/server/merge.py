@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hotfd.server.stream import Life
+from hotfd.server.subscription import Subscription
 
 if TYPE_CHECKING:
     from hotfd.server.connection import Connection
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
 class Merge:
     """Frames and queue items of one connection; see :meth:`Connection.merge`."""
 
-    def __init__(self, connection: Connection[Any], queues: tuple[asyncio.Queue[Any], ...]) -> None:
+    def __init__(self, connection: Connection[Any], queues: tuple[asyncio.Queue[Any] | Subscription, ...]) -> None:
         self._connection = connection
         connection._merge = self
-        self._queues = queues
+        self._sources = queues
+        self._queues = [(index, queue) for index, queue in enumerate(queues) if isinstance(queue, asyncio.Queue)]
+        # What waits in a subscription stays there until the handler is given it, and travels with it.
+        self._subscriptions = [queue for queue in queues if isinstance(queue, Subscription)]
+        for subscription in self._subscriptions:
+            subscription._attended = True
         self._getters: dict[int, asyncio.Task[Any]] = {}
         self._item_was_last = False
 
@@ -27,16 +33,15 @@ class Merge:
 
     async def __anext__(self) -> tuple[Any, Any]:
         connection, stream = self._connection, self._connection._stream
+        connection._begun()
         while True:
             connection._check_owner()
             if not connection._gated or stream.life is not Life.OPEN:
                 self._collect()
                 frame = stream.frame_at_hand
-                if connection._items and not (frame and self._item_was_last):
+                if not (frame and self._item_was_last) and (found := self._item()) is not None:
                     self._item_was_last = True
-                    connection._touch()
-                    index, item = connection._items.popleft()
-                    return self._queues[index], item
+                    return found
                 if frame:
                     self._item_was_last = False
                     connection._touch()
@@ -48,16 +53,29 @@ class Merge:
                     raise StopAsyncIteration
             await self._park()
 
+    def _item(self) -> tuple[Any, Any] | None:
+        """Take the next item of a queue or a subscription, of whichever it is the turn."""
+        connection = self._connection
+        if connection._items:
+            connection._touch()
+            index, item = connection._items.popleft()
+            return self._sources[index], item
+        for at, subscription in enumerate(self._subscriptions):
+            if subscription._ready and not subscription.empty():
+                self._subscriptions.append(self._subscriptions.pop(at))  # the others are next
+                return subscription, subscription.get_nowait()
+        return None
+
     def _collect(self) -> None:
         """Take what is in the queues now, so that nothing depends on which task runs first."""
-        for index, queue in enumerate(self._queues):
+        for index, queue in self._queues:
             while not queue.empty() and index not in self._getters:
                 self._connection._items.append((index, queue.get_nowait()))
 
     async def _park(self) -> None:
         connection = self._connection
         if not connection._helpers_stopped:
-            for index, queue in enumerate(self._queues):
+            for index, queue in self._queues:
                 if index not in self._getters:
                     task = connection._help(queue.get(), f"{connection.id}-merge")
                     self._getters[index] = task

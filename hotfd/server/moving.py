@@ -29,16 +29,17 @@ from hotfd.server.snapshot import Readers, Writers, capture, decode_states, rest
 from hotfd.server.tasks import detached
 from hotfd.state import encode_any
 from hotfd.transfer.offer import Bundle, pack
+from hotfd.wire import messages as m
 from hotfd.wire.records import SessionRecord
 from hotfd.wire.sender import OPEN, Sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
     from hotfd.transfer.channel import Channel
-    from hotfd.wire import messages as m
 
 BATCH: Final = 64
 """Connections that are fenced and offered at a time. A packet takes four times as many, which saves little per
@@ -66,21 +67,26 @@ class Item:
     unwinding: int = 0
     unwound: bool = False
     timer: asyncio.TimerHandle | None = None
-    written_down: list[tuple[int, tuple[str, str] | None]] = field(init=False)
+    written_down: list[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.written_down = self._what_changes()
 
-    def _what_changes(self) -> list[tuple[int, tuple[str, str] | None]]:
-        connections = self.session.connections if self.session is not None else ()
-        return [(len(connection._undelivered_items()), connection._joining) for connection in connections]
+    def _what_changes(self) -> list[Any]:
+        if self.session is None:
+            return []
+        owners: list[Session | Connection[Any]] = [self.session, *self.session.connections]
+        return [
+            *((len(connection._undelivered_items()), connection._joining) for connection in self.session.connections),
+            *(owner._timers.changes if owner._timers is not None else 0 for owner in owners),
+        ]
 
     @property
     def outdated(self) -> bool:
         """Whether what was written down is no longer so.
 
         An item has come into a merged queue, or a timeout of the handler's own has woken it and it works, or has
-        begun to join a session.
+        begun to join a session; or a timer was set or cancelled.
         """
         return self.session is not None and (
             self._what_changes() != self.written_down or self.session.obstacle() is not None
@@ -99,6 +105,7 @@ class Moving:
             no undelivered bytes.
         answer_limit: seconds that the new process may take to answer an offer.
         on_change: called when something has happened that the driver may wait for.
+        announced: the kinds of shared states that the new process knows of.
         writers: what writes states for older code; None writes them as they are.
         on_kept: called with a session that goes on here, its reason code and what that is about.
     """
@@ -113,6 +120,7 @@ class Moving:
         same_framing: bool,
         answer_limit: float,
         on_change: Callable[[], None],
+        announced: Iterable[str] = (),
         writers: Writers | None = None,
         on_kept: Callable[[Session, str, str], None] = lambda session, code, detail: None,
     ) -> None:
@@ -128,6 +136,7 @@ class Moving:
         self._answer_limit = answer_limit
         self._on_change = on_change
         self._on_kept = on_kept
+        self._announced = set(announced)
         self._writers = writers
         self._originals: dict[int, Bundle] = {}  # of what is written for older code: what it was before
         self._loop = asyncio.get_running_loop()
@@ -198,6 +207,7 @@ class Moving:
             if session_or_none is not None:
                 self._by_session[session_or_none] = item
         try:
+            self._announce({bundle.record.kind for _, bundle in bundles})
             for part in pack(offer, first, [bundle for _, bundle in bundles], process):
                 self._channel.send(part.message, [part.memfd, *part.descriptors], owned=[part.memfd])
         except OSError as error:
@@ -206,6 +216,15 @@ class Moving:
             ) from error
         except BufferError as error:
             raise HandoffRefused("new-hung", str(error)) from error
+
+    def _announce(self, kinds: set[str]) -> None:
+        """Tell the new process of kinds of shared state that came up after it was told which there are."""
+        late = kinds - self._announced
+        schemas = self.engine.rooms.kinds.schemas
+        found = {name: schemas[name] for name in late if name in schemas}
+        self._announced |= late
+        if found:
+            self._channel.send(m.Kinds(found))
 
     def _write_down(self, sessions: list[Session], process: bytes | None) -> list[tuple[Session | None, Bundle]]:
         """Fence and capture; whatever is not in the result goes on here, also when this raises."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
+    from hotfd.server.background import Freezer
     from hotfd.transfer.history import History
 
 ANSWER_LIMIT: Final = 10.0
@@ -69,9 +70,11 @@ class Identity:
         together: all sessions share process-wide state and move in one offer.
         export_state: returns the process-wide state, or None.
         history: what ran until now, this process included; None where nothing is remembered.
+        freezer: brings the program to rest before anything is given away; None where there is nothing to.
     """
 
     generation: int
     together: bool = False
     export_state: Callable[[], Any | Awaitable[Any]] | None = None
     history: History | None = None
+    freezer: Freezer | None = None

@@ -335,3 +335,8 @@ class Order:
 
 BUS_MESSAGES: Final = (m.BusPast, m.BusJoin, m.BusWelcome, m.Publish, m.Published, m.BusSeen, m.BusCut)
 """What the bus says to neighbours."""
+
+
+def later_of(one: Mapping[bytes, int], other: Mapping[bytes, int]) -> Vector:
+    """Return the vector that has what either of two has."""
+    return {origin: max(one.get(origin, 0), other.get(origin, 0)) for origin in {**one, **other}}

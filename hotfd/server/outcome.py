@@ -74,6 +74,11 @@ class Journal:
         self._emit({"event": "phase", "phase": phase, "new_pid": new_pid})
         log.event(logging.INFO, "handoff-phase", id=self.id, phase=phase, new_pid=new_pid)
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing of it is logged: it is a dry run, or one of many tries."""
+        return self._dry_run
+
     def session(self, id: str, fate: str, code: str, detail: str) -> None:
         """A session does not move: tell which one, and why."""
         self._named += 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 import resource
 from typing import TYPE_CHECKING, Final
 
-from hotfd.errors import HandoffRefused, StateError
+from hotfd.errors import HandoffRefused, StateError, StateTooNew
 from hotfd.server.outcome import Tally
 
 if TYPE_CHECKING:
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
+    from hotfd.server.snapshot import Writers
 
 DESCRIPTOR_RESERVE: Final = 64
 """Descriptors a server needs beside its connections: loop, channel, memfds, log files, libraries."""
@@ -37,15 +38,20 @@ def descriptor_limit(needed: int, limit: int, who: str) -> HandoffRefused:
     )
 
 
-def predict(engine: Engine, *, together: bool) -> Tally:
+def predict(engine: Engine, *, together: bool, writers: Writers | None = None) -> Tally:
     """Say what a handoff would do with each session now.
 
     A session whose handler works on a frame counts as moved: it comes to its boundary. One that would not
     come back exactly as it went is counted by reason as well.
+
+    Args:
+        engine: whose sessions they are.
+        together: whether one that stays keeps all.
+        writers: what writes states for older code, where that is known; None for code that reads them as they are.
     """
     tally = Tally()
     for session in engine.sessions.values():
-        code = _verdict(engine, session)
+        code = _verdict(engine, session, writers)
         stays = code is not None and code != "state-roundtrip"
         tally.count("kept" if stays else "moved", len(session.connections), code)
     if together and tally.sessions["kept"]:
@@ -56,7 +62,7 @@ def predict(engine: Engine, *, together: bool) -> Tally:
     return tally
 
 
-def _verdict(engine: Engine, session: Session) -> str | None:
+def _verdict(engine: Engine, session: Session, writers: Writers | None) -> str | None:
     obstacle = session.obstacle()
     if obstacle is not None and obstacle[0] not in {"no-boundary", "ending"}:
         return obstacle[0]
@@ -70,4 +76,17 @@ def _verdict(engine: Engine, session: Session) -> str | None:
                 return "state-roundtrip"
         except StateError:
             return "state-encode"
+    return _verdict_of_older_code(session, writers) if writers is not None else None
+
+
+def _verdict_of_older_code(session: Session, writers: Writers) -> str | None:
+    try:
+        for connection in session.connections:
+            writers.connection(connection.state)
+        if session.shared:
+            writers.shared(session.kind, session.state)
+    except StateTooNew:
+        return "state-downgrade"
+    except StateError:
+        return "state-encode"
     return None

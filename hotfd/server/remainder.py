@@ -27,6 +27,7 @@ from hotfd.server.collector import CollectorPause
 from hotfd.server.moving import Moving
 from hotfd.server.options import ANSWER_LIMIT, Options
 from hotfd.server.outcome import Journal
+from hotfd.server.rewriting import rewrite
 from hotfd.server.rolling import move_rolling
 from hotfd.server.takeback import take_back
 from hotfd.server.tasks import detached
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from hotfd.server.engine import Engine
     from hotfd.server.link import Link
     from hotfd.server.session import Session
+    from hotfd.server.snapshot import Writers
     from hotfd.transfer.channel import Arrival
 
 ALL_TIMEOUT: Final = 5.0
@@ -81,9 +83,11 @@ class Follow:
         self._machine = Sender()
         self._failure: HandoffRefused | None = None
         self._hello: m.Hello | None = None
+        self._writers: Writers | None = None
         self._channel: Channel | None = None
         self._watch: ProcessWatch | None = None
         self._moving: Moving | None = None
+        self._announced: dict[str, dict[str, Any]] = {}
         self._touch: TouchMap | None = None
 
     def emit(self, event: dict[str, Any]) -> None:
@@ -137,6 +141,7 @@ class Follow:
             raise HandoffRefused("new-exited", "the newest process is gone") from None
         self._channel.start()
         spec = engine.framing.spec()
+        self._announced = engine.rooms.kinds.schemas
         self._channel.send(
             m.Setup(
                 protocol=m.PROTOCOL,
@@ -146,14 +151,16 @@ class Follow:
                 schema=engine.codec.schema,
                 process_schema=False,
                 framings=dict.fromkeys({c.listener for s in self.sessions for c in s.connections}, spec),
-                kinds=engine.rooms.kinds.schemas,
+                kinds=self._announced,
                 remainder=True,
             )
         )
         await self._until(lambda: self._machine.phase is Phase.MOVING)
         assert self._hello is not None
         if self._hello.unreadable is not None:
-            raise HandoffRefused("state-version", self._hello.unreadable)
+            # Where the newest code is the older one, somebody has asked for that; what comes later follows suit.
+            self._writers, rewritten = rewrite(engine, self._hello)
+            self._channel.send(rewritten)
 
     def _book(self) -> Moving:
         assert self._channel is not None
@@ -167,6 +174,8 @@ class Follow:
             same_framing=all(theirs == spec for theirs in self._hello.framings.values()),
             answer_limit=self.options.answer_limit,
             on_change=self.changed.set,
+            announced=self._announced,
+            writers=self._writers,
         )
         self.engine.mover = moving
         return moving

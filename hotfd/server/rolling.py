@@ -144,7 +144,8 @@ def _leave_behind(cutover: Driver, moving: Moving) -> None:
     """The boundary timeout is over: keep the laggards here, or close them."""
     policy = cutover.options.laggards
     for session, (code, detail) in moving.gate.give_up_waiting():
-        log.event(logging.WARNING, "laggard", session=session.id, code=code, reason=detail, policy=policy)
+        level = logging.DEBUG if cutover.journal.silent else logging.WARNING
+        log.event(level, "laggard", session=session.id, code=code, reason=detail, policy=policy)
         if policy == "close":
             moving.tally.count("closed", len(session.connections), code)
             cutover.journal.session(session.id, "closed", code, detail)

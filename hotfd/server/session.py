@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import log
+from hotfd.errors import ConnectionClosed, ConnectionMoved, HandedOff
+from hotfd.server import tasks
+from hotfd.server.timers import NONE_PENDING, Timer, Timers
 
 if TYPE_CHECKING:
     from hotfd.server.connection import Connection
@@ -34,6 +37,7 @@ class Session:
 
     __slots__ = (
         "_end_callbacks",
+        "_timers",
         "connections",
         "fenced",
         "fenced_ns",
@@ -56,6 +60,7 @@ class Session:
         self.stale = False
         self.fenced_ns = 0
         self._end_callbacks: list[Callable[[], object]] = []
+        self._timers: Timers | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} of {len(self.connections)} connections>"
@@ -104,7 +109,57 @@ class Session:
         """
         self._end_callbacks.append(callback)
 
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, name: str | None = None
+    ) -> Timer:
+        """Call a function once, later; the timer pauses while the session is moved, and travels with it.
+
+        As :meth:`Connection.call_later`; it ends with the session and not with a connection. After a move the
+        first handler of the session that sets a timer again gives it its callback; to the others that same timer
+        is returned, be it over.
+
+        Raises:
+            ConnectionClosed: the session is over.
+            HandedOff, ConnectionMoved: it has moved, as for :meth:`Connection.send`.
+            ValueError: the delay or the name is none, or 1024 timers are pending.
+        """
+        scope = tasks.caller()
+        if not self.connections:
+            raise ConnectionClosed("the session is over: no timer was set")
+        if self.connections[0].handed_off:
+            raise HandedOff if scope is not None else ConnectionMoved(f"session {self.id} has moved; no timer was set")
+        resuming = scope is not None and scope.resuming
+        return self._have_timers().call_later(delay, callback, args, name, resuming=resuming)
+
+    @property
+    def timers(self) -> Mapping[str, Timer]:
+        """The timers that are pending, by name; those too that came along and have not been set again."""
+        return self._timers.pending if self._timers is not None else NONE_PENDING
+
     # -- for the server ------------------------------------------------------------------------------
+
+    def _have_timers(self) -> Timers:
+        if self._timers is None:
+            self._timers = Timers(self.id, self.touch, self._maybe_boundary, shared=True)
+            if self.gated:
+                self._timers.hold()
+            if self.fenced:
+                self._timers.freeze()
+        return self._timers
+
+    def _maybe_boundary(self) -> None:
+        if self.connections:
+            self.connections[0]._maybe_boundary()
+
+    def moved(self) -> None:
+        """It has moved, or is about to be served anew: nothing of its own runs here any more."""
+        if self._timers is not None:
+            self._timers.moved()
+
+    def end_timers(self) -> None:
+        """It is over, and its timers with it."""
+        if self._timers is not None:
+            self._timers.end()
 
     def over(self) -> None:
         """The last connection has gone: tell who wanted to know."""
@@ -126,6 +181,11 @@ class Session:
             self.gated = closed
             for connection in list(self.connections):
                 connection._gate(closed)
+            if self._timers is not None and not self.fenced:
+                if closed:
+                    self._timers.hold()
+                else:
+                    self._timers.go_on()
 
     def obstacle(self) -> tuple[str, str] | None:
         """Say why the session is at no boundary now.
@@ -137,6 +197,8 @@ class Session:
             found = connection._obstacle()
             if found is not None:
                 return found
+        if self._timers is not None and (busy := self._timers.busy()):
+            return "handler-tasks", ", ".join(busy)
         return None
 
     def stop_helpers(self) -> bool:
@@ -148,7 +210,9 @@ class Session:
         """Neither read nor write any connection from here on."""
         self.fenced = True
         for connection in self.connections:
-            connection._stream.fence()
+            connection._fence()
+        if self._timers is not None:
+            self._timers.freeze()
         self.fenced_ns = time.monotonic_ns()
 
     def resume(self) -> None:
@@ -157,6 +221,8 @@ class Session:
         for connection in self.connections:
             connection._stream.unfence()
         self.gate(False)
+        if self._timers is not None:
+            self._timers.go_on()
         for connection in list(self.connections):
             connection._unfenced()
 

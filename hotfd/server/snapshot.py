@@ -97,7 +97,9 @@ def capture(session: Session, wire_id: int, write: Writers) -> Bundle:
                 merged=encode_any(list(items)) if items else None,
             )
         )
-    record = SessionRecord(wire_id, session.id, len(connections))
+    for connection, written in zip(connections, records, strict=True):
+        connection._keeper.bus.capture(connection, written)
+    record = SessionRecord(wire_id, session.id, len(connections), timers=_timers(session))
     if session.shared:
         record.key, record.kind = session.key, session.kind
         record.state = write.shared(session.kind, session.state)
@@ -143,6 +145,7 @@ def _capture_connection(
         fenced_ns=fenced_ns,
         merged=merged,
         joining=connection._joining,
+        timers=connection._timers.written() if connection._timers is not None else [],
     )
 
 
@@ -167,6 +170,8 @@ def restore(
     """
     head = bundle.record
     session = Session(head.id, head.key, head.kind, states.shared)
+    if head.timers:
+        session._have_timers().bring(head.timers)
     for record, fd, state in zip(bundle.connections, bundle.descriptors, states.connections, strict=True):
         # With SOCK_NONBLOCK the object takes the descriptor for non-blocking, as it is, without a
         # fcntl(2) that the other process would feel.
@@ -189,8 +194,11 @@ def restore(
         )
         connection._cookie = record.cookie or None
         connection._joining = record.joining
+        if record.timers:
+            connection._have_timers().bring(record.timers)
         if record.merged is not None:
             connection._items.extend(_items(record.merged))
+        keeper.bus.take_up(connection, record)
     return session
 
 
@@ -215,7 +223,7 @@ def renew(session: Session, framing: Framing, keeper: Keeper) -> Session:
     for connection in before:
         connection._hand_off()
     descriptors = [connection._stream.detach() for connection in before]
-    head = SessionRecord(0, session.id, len(before), session.key, None, session.kind)
+    head = SessionRecord(0, session.id, len(before), session.key, None, session.kind, _timers(session))
     states = States(session.state, [connection.state for connection in before])
     renewed = restore(Bundle(head, records, descriptors), states, framing, keeper)
     for connection, left in zip(renewed.connections, items, strict=True):
@@ -232,9 +240,16 @@ def decode_states(bundle: Bundle, read: Readers) -> States:
     for record in bundle.connections:
         if record.merged is not None:
             _items(record.merged)
+        for subscription in record.subscriptions:
+            for value in subscription.values:
+                decode_any(value)
     head = bundle.record
     shared = read.shared(head.kind, head.state) if head.state is not None else None
     return States(shared, [read.connection(record.state) for record in bundle.connections])
+
+
+def _timers(session: Session) -> list[tuple[str, float]]:
+    return session._timers.written() if session._timers is not None else []
 
 
 def _encode_name(peername: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import log
@@ -31,7 +32,7 @@ class Subscription:
         lost: how many messages were dropped, since the handler did not take them.
     """
 
-    __slots__ = ("_connection", "_discard", "_merged", "_messages", "_over", "_seen", "_waiters", "lost", "topic")
+    __slots__ = ("_attended", "_connection", "_discard", "_messages", "_over", "_seen", "_waiters", "lost", "topic")
 
     def __init__(self, topic: str, connection: Connection[Any], discard: Callable[[Subscription], None]) -> None:
         self.topic = topic
@@ -41,7 +42,7 @@ class Subscription:
         self._messages: deque[bytes] = deque()
         self._seen: dict[bytes, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
-        self._merged = False
+        self._attended = False
         self._over = False
 
     def __repr__(self) -> str:
@@ -49,13 +50,19 @@ class Subscription:
 
     # -- for handlers --------------------------------------------------------------------------------
 
-    async def get(self) -> Any:
+    def get(self) -> Get:
         """Wait for the next message, and take it; for :meth:`Connection.wait`. Loses nothing when it is cancelled.
+
+        Returns:
+            a coroutine that returns the message.
 
         Raises:
             HandedOff, ConnectionMoved: the connection has moved; the message waits for it in its new process.
             RuntimeError: the subscription is closed.
         """
+        return Get(self)
+
+    async def _get(self) -> Any:
         while self.empty():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
@@ -118,12 +125,17 @@ class Subscription:
         self._messages.append(value)
 
     def _wake(self) -> None:
-        """Somebody may take something now."""
+        """Somebody may take something now. A handler that merges it, or waits for it, stands at its boundary."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if self._merged and not self._connection._gated:
+        if self._attended and not self._connection._gated:
             self._connection._wake()
+
+    @property
+    def _ready(self) -> bool:
+        """Whether a message waits, for whoever may take it."""
+        return bool(self._messages)
 
     def _heir(self, connection: Connection[Any]) -> Subscription:
         """Return the subscription that goes on in place of this one, for the connection that does."""
@@ -133,3 +145,45 @@ class Subscription:
         heir._messages.extend(self._messages)
         self._end()
         return heir
+
+
+class Get(Coroutine[Any, Any, Any]):
+    """What :meth:`Subscription.get` returns. :meth:`Connection.wait` looks into it, and takes the message itself.
+
+    So a message leaves the subscription in the handler's own task, as a frame does: a cancellation in the same
+    turn of the loop does not find it in between.
+    """
+
+    __slots__ = ("_running", "subscription")
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self._running: Coroutine[Any, Any, Any] | None = None
+
+    def _inner(self) -> Coroutine[Any, Any, Any]:
+        if self._running is None:
+            self._running = self.subscription._get()
+        return self._running
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._inner().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on, as a coroutine does."""
+        return self._inner().send(value)
+
+    def throw(
+        self,
+        kind: type[BaseException] | BaseException,
+        value: BaseException | object = None,
+        trace: TracebackType | None = None,
+    ) -> Any:
+        """Go on with an exception, as a coroutine does."""
+        if isinstance(kind, BaseException):
+            return self._inner().throw(kind)
+        return self._inner().throw(kind, value, trace)
+
+    def close(self) -> None:
+        """End it, as a coroutine is."""
+        if self._running is not None:
+            self._running.close()

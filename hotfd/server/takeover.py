@@ -95,6 +95,8 @@ class Takeover:
         """Ends when this process owns what it serves; raises HandoffRefused when it has to leave."""
         self.on_old_exit: Callable[[int], None] = lambda pid: None
         """Called with the old process's pid when it is certainly dead."""
+        self.on_accepting: Callable[[], None] = lambda: None
+        """Called when this process begins to accept, and the old one has stopped everything beside its sessions."""
         self._remainder = False
 
     @classmethod
@@ -307,6 +309,9 @@ class Takeover:
                 self._read_rewritten(message)
             case m.Listeners() as message:
                 self._take_listeners(message, arrival)
+            case m.Kinds(kinds=kinds):
+                assert self._setup is not None
+                self._setup.kinds.update(kinds)
             case m.OfferPart() as part:
                 self._take_part(part, arrival, ids)
             case m.Commit():
@@ -349,7 +354,7 @@ class Takeover:
             sock.setblocking(False)
             if entry.spec in self._specs:
                 self._engine.inherit(entry.spec, sock, lent=entry.lent)
-            else:
+            elif not self._engine.inherit_carried(entry.spec, sock):
                 log.event(logging.INFO, "listener-dropped", listener=entry.spec)
                 sock.close()
         if self._remainder:
@@ -360,6 +365,7 @@ class Takeover:
         self._engine.on_ended = self._ended
         if not self._hold:
             self._engine.start_accepting()
+            self.on_accepting()
 
     def _take_part(self, part: m.OfferPart, arrival: Arrival, complete: list[int]) -> None:
         """Take one part into custody, and answer for what is complete with it."""
@@ -385,6 +391,7 @@ class Takeover:
         if self._hold:
             self._hold = False
             self._engine.start_accepting()
+            self.on_accepting()
 
     def _watched(self) -> bool:
         """Whether the old process lives, and would take untouched sessions back."""

@@ -17,11 +17,13 @@ from typing import Any
 class Scope:
     """The live tasks that were made in one context."""
 
-    __slots__ = ("on_idle", "tasks")
+    __slots__ = ("on_idle", "resuming", "tasks")
 
-    def __init__(self, on_idle: Callable[[], None]) -> None:
+    def __init__(self, on_idle: Callable[[], None], *, resuming: bool = False) -> None:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.on_idle = on_idle
+        self.resuming = resuming
+        """Whether it is a handler's that starts again and has not waited for a frame yet."""
 
     def _add(self, task: asyncio.Task[Any]) -> None:
         self.tasks.add(task)
@@ -56,6 +58,11 @@ class Scope:
 
 
 _SCOPE: ContextVar[Scope | None] = ContextVar("hotfd_scope", default=None)
+
+
+def caller() -> Scope | None:
+    """Return the scope that the caller runs in; None for who is no handler's."""
+    return _SCOPE.get()
 
 
 class _Factory:

@@ -43,7 +43,8 @@ async def _offer_all(cutover: Cutover, moving: Moving, sessions: list[Session], 
     """Offer everything and unwind it; False when it is not any more as it was offered."""
     moving.offer(sessions, process)
     if moving.tally.sessions["kept"]:
-        raise HandoffRefused("state-encode", "a session's state cannot travel, and all must move together")
+        code = next(iter(moving.tally.reasons))
+        raise HandoffRefused(code, "a session's state cannot travel, and all must move together; the log names it")
     late = HandoffRefused("new-hung", "the new process did not take the sessions over in time")
     deadline = asyncio.get_running_loop().time() + cutover.options.deadline
     await cutover.until(lambda: moving.first_refusal is not None or moving.all_accepted, deadline, late)
@@ -57,6 +58,7 @@ async def _offer_all(cutover: Cutover, moving: Moving, sessions: list[Session], 
 
 
 async def _take_all_back(cutover: Cutover, moving: Moving) -> None:
+    await cutover.thaw()
     task = moving.revoke_all()
     if task is not None:
         try:
@@ -80,14 +82,17 @@ async def _at_rest(cutover: Cutover, moving: Moving, deadline: float) -> tuple[l
     while True:
         sessions = await _close_the_gate(cutover, moving, deadline)
         try:
+            await cutover.freeze()
             process = await _exported(cutover)
             # An export that waits gives timeouts and sweepers time to end a session, or to wake its handler.
             left = [session for session in sessions if session.connections]
             if all(session.obstacle() is None for session in left):
                 return left, process
         except BaseException:
+            await cutover.thaw()
             moving.gate.reopen_each(sessions)
             raise
+        await cutover.thaw()
         moving.gate.reopen_each(sessions)
 
 

@@ -48,12 +48,21 @@ class Orders(Mapping[str, "Instruction"]):
         service: the workers.
         about: returns what the status says of the supervisor itself.
         until: see :data:`Until`.
+        catch_up: takes in what the servers have said: the answer to a request must not be older than what its
+            client knows.
     """
 
-    def __init__(self, service: Service, about: Callable[[], dict[str, Any]], until: Until) -> None:
+    def __init__(
+        self,
+        service: Service,
+        about: Callable[[], dict[str, Any]],
+        until: Until,
+        catch_up: Callable[[], None],
+    ) -> None:
         self._service = service
         self._about = about
         self._until = until
+        self._catch_up = catch_up
         self._updating = False
 
     def __getitem__(self, kind: str) -> Instruction:
@@ -70,6 +79,7 @@ class Orders(Mapping[str, "Instruction"]):
 
     async def status(self, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Say what the service as a whole is doing, and each worker."""
+        self._catch_up()
         workers = list(self._service.workers.values())
         each = await asyncio.gather(*map(_status, workers))
         listeners = sorted({address for status in each for address in status.get("listeners") or ()})
@@ -173,6 +183,7 @@ class Orders(Mapping[str, "Instruction"]):
 
     async def _hand_over(self, worker: Worker, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         """Replace one server, and learn the outcome also if that process dies on the way."""
+        self._catch_up()
         pid, id = worker.server, ""
 
         def note(event: dict[str, Any]) -> None:
@@ -214,6 +225,7 @@ class Orders(Mapping[str, "Instruction"]):
         return report
 
     async def _forward(self, worker: Worker, request: dict[str, Any], emit: Emit) -> Any:
+        self._catch_up()
         pid = worker.server
         if pid is None:
             raise HandoffRefused("not-serving", f"worker {worker.number} has no server now: {worker.phase.value}")
@@ -255,7 +267,7 @@ class _Gone(HandoffRefused):
 
 async def _status(worker: Worker) -> dict[str, Any]:
     """Return one worker's status; of one that does not answer what the supervisor knows."""
-    known = {"worker": worker.number, "pid": worker.server, "state": worker.phase.value}
+    known: dict[str, Any] = {"worker": worker.number, "pid": worker.server, "state": worker.phase.value}
     known |= {"restarts": worker.restarted, "elders": sorted(worker.elders)}
     if worker.server is None:
         return known

@@ -16,12 +16,15 @@ class PidFile:
 
     Args:
         path: where it is to be.
+
+    Attributes:
+        written: whether it is there, and this process's.
     """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._text = f"{os.getpid()}\n"
-        self._written = False
+        self.written = False
 
     def write(self) -> None:
         """Put it in place in one step: whoever reads it finds the old one or the new one, and never half of one.
@@ -39,13 +42,13 @@ class PidFile:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._written = True
+        self.written = True
 
     def remove(self) -> None:
         """Remove it, if it is still the one that was written."""
-        if not self._written:
+        if not self.written:
             return
         with suppress(OSError), open(self.path, encoding="ascii", errors="replace") as file:
             if file.read() == self._text:
                 os.unlink(self.path)
-        self._written = False
+        self.written = False

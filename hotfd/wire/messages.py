@@ -13,6 +13,7 @@ Ready       new, old   none
 Failed      new, old   none
 Rewritten   old, new   none
 Listeners   old, new   the touch memfd, then one listening socket per entry
+Kinds       old, new   none
 OfferPart   old, new   a sealed memfd with the records, then the connections
 Accept      new, old   none
 Refuse      new, old   none
@@ -152,6 +153,12 @@ class Listeners(Message):
 
     entries: Annotated[list[ListenerEntry], msgspec.Meta(max_length=200)]
     hold: bool
+
+
+class Kinds(Message):
+    """Schemas of shared sessions' states that the old process has come to know since its Setup."""
+
+    kinds: dict[str, dict[str, Any]]
 
 
 class OfferPart(Message):
@@ -354,6 +361,7 @@ class BusCut(LinkMessage):
 AnyMessage = (
     Setup | Hello | Ready | Failed | Rewritten | Listeners | OfferPart | Accept | Refuse | Commit | Revoke | Newcomer
     | Ended | Finish | Settled | Abort | Linked | Holds | Released | Wanted | Newest | Elder | Handover
+    | Kinds
     | BusPast | BusJoin | BusWelcome | Publish | Published | BusSeen | BusCut
 )  # fmt: skip
 

@@ -62,6 +62,7 @@ _RECEIVABLE: dict[type[m.Message], frozenset[Phase]] = {
     m.Setup: frozenset({Phase.STARTING}),
     m.Rewritten: frozenset({Phase.PREPARING, Phase.MOVING}),
     m.Listeners: frozenset({Phase.MOVING}),
+    m.Kinds: frozenset({Phase.MOVING}),
     m.OfferPart: frozenset({Phase.MOVING}),
     m.Commit: frozenset({Phase.MOVING}),
     m.Revoke: frozenset({Phase.MOVING}),

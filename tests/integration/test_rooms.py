@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,7 @@ class Player:
 
 
 @pytest.fixture
-def service(tmp_path: Path):  # type: ignore[no-untyped-def]
+def service(tmp_path: Path) -> Iterator[harness.Server]:
     with harness.program(tmp_path, ROOMS) as made:
         made.players = []  # type: ignore[attr-defined]
         yield made
@@ -217,12 +216,29 @@ def test_a_wish_to_join_that_waits_survives_a_handoff_that_fails(service: harnes
     assert one.ask("busy 3") == "busy"
     late = player(service)
     bad = harness.script(tmp_path, "bad.py", "import time; time.sleep(60)")
-    import sys
-
     report = service.handoff("--deadline", "1", expect=1, command=[sys.executable, str(bad)])
     assert report["outcome"] == "rolled-back"
     assert late.ask("a") == "in a"
     assert late.ask("b") == "in b"
+
+
+def test_rooms_move_together_with_the_process_state(tmp_path: Path) -> None:
+    together = ROOMS.replace(
+        'log_style="json"', 'cutover="together", export_state=lambda: 1, import_state=lambda value: None'
+    )
+    assert together != ROOMS
+    with harness.program(tmp_path, together) as made:
+        made.players = []  # type: ignore[attr-defined]
+        players = [*in_room(made, "a", 3), *in_room(made, "b", 2)]
+        players[0].say("+")
+        assert [one.hear() for one in players[:3]] == ["a 1"] * 3
+        report = made.handoff("--probation", "0.2")
+        assert report["sessions"]["moved"] == 2
+        assert [one.ask("?") for one in players] == ["a 1 3"] * 3 + ["b 0 2"] * 2
+        late = player(made)
+        assert late.ask("b") == "in b"
+        for one in made.players:  # type: ignore[attr-defined]
+            one.close()
 
 
 async def roamer(
@@ -273,7 +289,7 @@ async def test_a_keeper_in_each_room_sees_every_count_once_over_ten_handoffs(tmp
         stop.set()
         await asyncio.gather(*roamers)
         counts = []
-        for room, (_, writer) in keepers:
+        for _, (_, writer) in keepers:
             writer.write(b"?\n")
         counts = await asyncio.gather(*watching)
         for _, (_, writer) in keepers:

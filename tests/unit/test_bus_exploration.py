@@ -10,20 +10,25 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hotfd.server import order, order_links
-from hotfd.server.order import Order
-from hotfd.server.order_log import Entry
+from hotfd.server.order import Order, later_of
 from hotfd.wire import messages as m
+
+if TYPE_CHECKING:
+    from hotfd.server.order_log import Entry
 
 WALKS = 300
 """Random ways through worlds that are too large to be seen whole."""
 
 OPTIONAL = ("offered", "touched", "passed on")
 """Steps that nobody has to take."""
+
+LONG_LIFE = 0.9
+"""How often a process that could die on a random way does not: else all the ways would be short."""
 
 Step = Callable[["World"], None]
 Name = tuple[int, int]
@@ -193,19 +198,25 @@ class World:
     def introductions(self) -> Iterator[tuple[int, int]]:
         """Processes that the one above them can pass on to the one above that."""
         for process in self.processes:
-            if process.alive and self.fate == "nowhere" and (above := process.above) is not None:
+            above = process.above
+            if process.alive and above is not None and self.fate == "nowhere" and not self.deaths and not self.forked:
                 between = self.at(above.peer)
-                if between.alive and between.order._welcomed and between.above is not None:
-                    yield process.pid, between.above.peer
+                newer = between.above
+                if between.alive and between.order._welcomed and newer is not None and self.at(newer.peer).alive:
+                    yield process.pid, newer.peer
 
     # -- steps ---------------------------------------------------------------------------------------
 
     def publish(self, pid: int) -> None:
         self.publishes -= 1
         process = self.at(pid)
-        if process.order.root and any(other.alive for other in self.processes[pid + 1 :]):
-            self.forked = True  # a root of its own, since the one in between is dead
+        if process.order.root and self.survivor(pid):
+            self.forked = True
         process.order.publish("topic", b"")
+
+    def survivor(self, pid: int) -> bool:
+        """Whether a newer process lives: one that is a root all the same is one of its own."""
+        return any(other.alive for other in self.processes[pid + 1 :])
 
     def start(self) -> None:
         self.processes.append(Process(len(self.processes)))
@@ -253,7 +264,8 @@ class World:
         process = self.at(self.mover)
         assert process.above is not None
         process.order.hold("mover")
-        process.above.send(("offer", process.subscribers["mover"].got.copy(), process.order.applied.copy()))
+        mover = process.subscribers["mover"]
+        process.above.send(("offer", mover.got.copy(), later_of(process.order.applied, mover.seen)))
         self.fate = "offered"
 
     def commit(self) -> None:
@@ -279,6 +291,8 @@ class World:
             self.own(process)  # a bequest
             if "mover" in process.subscribers:
                 self.mover, self.fate = pid, "there"
+        if end.newer and process.above is None and process.order._pending._posts and self.survivor(pid):
+            self.forked = True
         process.order.disconnected(end)
         if pid == self.mover and end.newer:  # it comes back, unless its new owner has acted for it
             if self.fate == "committed" and self.touched:
@@ -372,6 +386,8 @@ def walk(world: World, seed: int) -> None:
     try:
         while steps := list(world.steps()):
             name, step = dice.choice(steps)
+            if "dies" in name and dice.random() < LONG_LIFE:
+                continue
             path.append(name)
             step(world)
         world.settle()

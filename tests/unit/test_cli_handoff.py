@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from hotfd.cli import follow
-from hotfd.cli.handoff import summary
 from hotfd.cli.progress import Progress
 from hotfd.control import Client, at
+from hotfd.display.handoff import summary
 from hotfd.errors import HandoffRefused
 from hotfd.report import Report
 from tests.unit.control_fakes import hear_control_c, hotfd, process, report, serving, updates

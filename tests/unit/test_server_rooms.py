@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hotfd.errors import ConnectionClosed, StateError
-from hotfd.server.connection import Connection
 from hotfd.server.session import BROADCAST_LIMIT, Session
 from hotfd.server.stream import Life
 from hotfd.wire import messages as m
 from tests.unit.server_rig import MANY_TURNS, Client, Rig, rig, until
 from tests.unit.wire_support import on_each_loop, turns
+
+if TYPE_CHECKING:
+    from hotfd.server.connection import Connection
 
 
 @dataclass
@@ -335,3 +337,19 @@ async def test_a_connection_that_is_lost_while_it_waits_for_a_room_learns_it() -
         await until(lambda: made.session.connections[0]._joining is not None)
         client.reset()
         await until(lambda: found)
+
+
+@on_each_loop
+async def test_a_kind_of_state_that_comes_up_during_a_handoff_is_announced_before_its_first_offer() -> None:
+    async with rig(member) as made:
+        await joined(made, "a", 1)
+        await made.offered()
+        heard = [message for message in made.heard() if isinstance(message, m.Kinds | m.OfferPart)]
+        assert [type(message) for message in heard] == [m.Kinds, m.OfferPart]
+        (message, _) = heard
+        assert isinstance(message, m.Kinds)
+        assert list(message.kinds) == [f"{__name__}:Room"]
+        await joined(made, "b", 1)
+        made.moving.gate.want(room_of(made, "b"))
+        await made.offered_again(made.machine.next_session)
+        assert not any(isinstance(message, m.Kinds) for message in made.heard()), "once is enough"

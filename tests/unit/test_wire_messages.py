@@ -27,6 +27,9 @@ PLAIN = st.recursive(
     max_leaves=8,
 )
 
+KEYS = st.text(min_size=1, max_size=255)
+SCHEMAS = st.dictionaries(TEXTS, st.dictionaries(TEXTS, PLAIN, max_size=3), max_size=3)
+
 KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Setup: st.builds(
         m.Setup, COUNTS, TEXTS, COUNTS, PIDS, st.dictionaries(TEXTS, PLAIN, max_size=3), st.booleans(), SPECS
@@ -47,6 +50,14 @@ KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Finish: st.builds(m.Finish, FLOATS),
     m.Settled: st.builds(m.Settled, FLOATS, FLOATS, FLOATS),
     m.Abort: st.builds(m.Abort, TEXTS, TEXTS),
+    m.Kinds: st.builds(m.Kinds, SCHEMAS),
+    m.Linked: st.builds(m.Linked),
+    m.Holds: st.builds(m.Holds, st.lists(KEYS, max_size=5), st.booleans()),
+    m.Released: st.builds(m.Released, KEYS),
+    m.Wanted: st.builds(m.Wanted, KEYS),
+    m.Newest: st.builds(m.Newest, PIDS, COUNTS),
+    m.Elder: st.builds(m.Elder, PIDS, COUNTS),
+    m.Handover: st.builds(m.Handover),
 }
 ANY = st.one_of(*KINDS.values())
 

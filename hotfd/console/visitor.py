@@ -1,0 +1,434 @@
+"""One console: from the connection over the log-in to the good-bye.
+
+::
+
+    LOGIN --- a token ---> CHECKING --- right ---> READY <--- answered --- BUSY
+      ^                       |                      |  --- a command --->  |
+      +-------- wrong --------+                      |                      |
+                              |  3 times, or no time left                   |
+                              +------------------> LEAVING <----------------+   flushes what is due, and closes
+
+What is typed while a command runs waits for its end. What happens in the server is shown as it happens, whoever
+asked for it, by the same ``watch`` instruction that the command line uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Final
+
+from hotfd import log
+from hotfd.console import commands
+from hotfd.console.editing import Editor
+from hotfd.console.telnet import Signal, Telnet, TooMuch, encode
+from hotfd.console.token import TokenUnusable
+from hotfd.control.peer import PASSING, refusal
+from hotfd.display.advice import advice
+from hotfd.display.events import Teller
+from hotfd.display.text import printable
+
+if TYPE_CHECKING:
+    from hotfd.console.console import Console
+
+TRIES: Final = 3
+"""Wrong tokens after which a connection is closed; the next one waits longer for its verdict."""
+
+LOGIN_TIMEOUT: Final = 60.0
+"""Seconds to type or paste a token."""
+
+IDLE_TIMEOUT: Final = 1800.0
+"""Seconds without a key after which a console is closed that shows nothing: one that was forgotten stays open to
+whoever comes by."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that a client has to take the last words before its connection is reset."""
+
+MAX_DISCARDED: Final = 1024 * 1024
+"""Bytes that a client may still send after its good-bye. Closed with something unread, its connection would be reset,
+and a reset can destroy the last words on their way."""
+
+MAX_AHEAD: Final = 32
+"""Lines typed ahead while a command runs; a pasted script is shorter."""
+
+MAX_PASSING: Final = 32 * 1024
+"""Bytes kept for a client that does not read before passing events, such as progress, are left out."""
+
+MAX_OUTPUT: Final = 256 * 1024
+"""Bytes kept for a client that does not read, then it is closed: the longest answer, ten thousand sessions explained,
+is about as long, and 64 consoles hold 16 MiB at most."""
+
+
+class State(Enum):
+    """See the drawing above."""
+
+    LOGIN = auto()
+    CHECKING = auto()
+    READY = auto()
+    BUSY = auto()
+    LEAVING = auto()
+    CLOSED = auto()
+
+
+class Visitor(asyncio.Protocol):
+    """One connected client.
+
+    Args:
+        console: whose visitor it is.
+        peer: where it is from, for the log.
+
+    Attributes:
+        state: see the drawing above.
+        watch: shows what happens in the server; None before the log-in.
+    """
+
+    def __init__(self, console: Console, peer: str) -> None:
+        self.peer = peer
+        self.state = State.LOGIN
+        self.watch: asyncio.Task[None] | None = None
+        self._console = console
+        self._loop = asyncio.get_running_loop()
+        self._telnet = Telnet()
+        self._editor = Editor()
+        self._teller = Teller()
+        self._transport: asyncio.Transport | None = None
+        self._ahead: deque[str] = deque()
+        self._tries = 0
+        self._task: asyncio.Task[None] | None = None  # the verdict, or the command that runs and is waited for
+        self._timer: asyncio.TimerHandle | None = None
+        self._prompted = False
+        self._counts = False  # the command watch: show the counts too
+        self._muted = False  # control-C: show no more of this handoff but its outcome
+        self._reporting = False  # its own handoff is being waited for: the report will say more than the event
+        self._lost = 0
+        self._farewell: str | None = None
+        self._ended = False  # the client has ended its input
+        self._discarded = 0
+
+    # -- the connection --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet, and ask for the token."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self.state is State.CLOSED:  # it had to make way before it was there
+            transport.abort()
+            return
+        self._say([self._console.banner])
+        self._ask_token()
+        self._arm(LOGIN_TIMEOUT, "no token within a minute")
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was typed."""
+        if self.state is State.LEAVING:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED:
+                self.drop()
+            return
+        try:
+            typed = [entry for event in self._telnet.receive(data) for entry in self._editor.feed(event)]
+        except TooMuch as error:
+            log.event(logging.WARNING, "console-closed", peer=self.peer, reason=str(error))
+            self._leave(f"{error}: closed")
+            return
+        # Before any words: after an interrupt, clients throw away what comes before the answer to the timing mark
+        # that they have sent behind it (RFC 860).
+        self._write(self._telnet.take_replies())
+        for entry in typed:
+            self._typed(entry)
+            if self.state in (State.LEAVING, State.CLOSED):
+                return
+
+    def eof_received(self) -> bool:
+        """The client has ended its input: what it has typed is still answered, then it ends here too."""
+        self._ended = True
+        if self.state is State.LEAVING:
+            return False  # both directions have ended: asyncio closes it
+        if self._counts:
+            self._leave()
+        self._proceed()
+        return True  # asyncio would not wait for the answer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget everything but what was started, which goes on."""
+        self.state = State.CLOSED
+        self._disarm()
+        if self.watch is not None:
+            self.watch.cancel()
+        if self._task is not None:
+            self._let_go(self._task)
+            self._task = None
+        self._console.gone(self)
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether the token was right."""
+        return self.watch is not None or self.state in (State.READY, State.BUSY)
+
+    def finish(self, farewell: str = "") -> None:
+        """End in order: after the command that runs, when what is due has been sent."""
+        if self._task is None or self.state is State.CHECKING or self._counts:
+            self._leave(farewell)
+        elif self._farewell is None:
+            self._farewell = farewell
+
+    def drop(self) -> None:
+        """End at once."""
+        if self._transport is not None:
+            self._transport.abort()
+        else:
+            self.state = State.CLOSED
+
+    # -- what is typed -----------------------------------------------------------------------------------
+
+    def _typed(self, typed: str | Signal) -> None:
+        if typed is Signal.INTERRUPT:
+            self._interrupt()
+        elif typed is Signal.END:
+            self._leave("good-bye")
+        elif isinstance(typed, str):
+            self._telnet.line_ended()
+            self._prompted = False  # the client has shown the end of the line
+            if self._counts and not typed.strip():
+                self._interrupt()
+            elif len(self._ahead) < MAX_AHEAD:
+                self._ahead.append(typed)
+                self._proceed()
+            else:
+                self._leave(f"more than {MAX_AHEAD} lines while a command runs: closed")
+
+    def _proceed(self) -> None:
+        """Take the lines that wait, as long as nothing runs."""
+        while self._ahead and self._task is None and self.state in (State.LOGIN, State.READY):
+            line = self._ahead.popleft()
+            if self.state is State.LOGIN:
+                self._disarm()
+                self.state = State.CHECKING
+                self._task = self._loop.create_task(self._check(line))
+            else:
+                self._arm(IDLE_TIMEOUT, "nothing was typed for half an hour")
+                self._carry_out(line)
+        if self._ended and not self._ahead and self._task is None:
+            self._leave()
+
+    def _interrupt(self) -> None:
+        if self.state is State.LOGIN:
+            self._leave()
+        elif self.state is State.BUSY and not self._counts:
+            self._muted = self._reporting
+            self._say(["(it goes on, and its outcome will be told)" if self._reporting else "(interrupted)"])
+            self._release()
+        elif self.state in (State.BUSY, State.READY):
+            self._muted = self.state is State.READY
+            self._counts = False
+            self._release()
+
+    def _release(self) -> None:
+        """Wait no longer for the command that runs, and be ready for the next."""
+        task, self._task = self._task, None
+        if task is not None:
+            self._let_go(task)
+        self._ready()
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for a task any more. It ends with that, but for a handoff."""
+        if self._reporting:
+            self._console.adopt(task)
+        else:
+            task.cancel()
+        self._reporting = False
+
+    # -- logging in ----------------------------------------------------------------------------------------
+
+    def _ask_token(self) -> None:
+        self._telnet.hide_input(True)
+        self._write(self._telnet.take_replies() + encode("token: "))
+
+    async def _check(self, offered: str) -> None:
+        try:
+            right = await self._console.login.check(offered)
+        except TokenUnusable as error:
+            log.event(logging.ERROR, "console-token-unusable", reason=str(error))
+            self._task = None
+            self._leave("the server cannot read its token file; its log says why")
+            return
+        self._task = None
+        if self.state is not State.CHECKING:
+            return
+        if right:
+            self._welcome()
+        else:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._tries += 1
+        log.event(logging.WARNING, "console-login-refused", peer=self.peer, tries=self._tries)
+        if self._tries >= TRIES:
+            self._leave("\nwrong token; good-bye")
+            return
+        self._say(["", f"wrong token; it is in the file {self._console.token_path} of the server"])
+        self.state = State.LOGIN
+        self._ask_token()
+        self._arm(LOGIN_TIMEOUT, "no token within a minute")
+        self._proceed()
+
+    def _welcome(self) -> None:
+        log.event(logging.INFO, "console-login", peer=self.peer)
+        self._telnet.hide_input(False)
+        self._write(self._telnet.take_replies())
+        self._say(["", f"welcome; this is process {os.getpid()}. Type help for help."])
+        self.watch = self._loop.create_task(self._look_on())
+        self._ready()
+
+    # -- commands -----------------------------------------------------------------------------------------
+
+    def _ready(self) -> None:
+        if self._farewell is not None:
+            self._leave(self._farewell)
+            return
+        self.state = State.READY
+        self._arm(IDLE_TIMEOUT, "nothing was typed for half an hour")
+        self._prompt()
+        self._proceed()
+
+    def _carry_out(self, line: str) -> None:
+        """Begin what a line asks for."""
+        instructions = self._console.instructions
+        try:
+            command = commands.read(line, instructions)
+        except commands.Misunderstood as error:
+            self._say([str(error)])
+            self._prompt()
+            return
+        if command is None:
+            self._prompt()
+        elif command.name == commands.HELP:
+            self._say(commands.help_lines(command.topic, instructions))
+            self._prompt()
+        elif command.name == commands.QUIT:
+            self._leave("good-bye")
+        elif command.name == commands.WATCH:
+            self._disarm()
+            self.state, self._counts = State.BUSY, True
+            self._say(["watching; control-C or an empty line ends it"])
+        else:
+            self._disarm()
+            self.state = State.BUSY
+            # Only these go on when nobody waits for them any more: a handoff does not end with its operator.
+            self._reporting = command.name in self._console.lasting
+            self._muted = False
+            self._task = self._loop.create_task(self._run(command))
+
+    async def _run(self, command: commands.Command) -> None:
+        me = asyncio.current_task()
+        try:
+            answer = await self._console.instructions[command.name]({"type": command.name, **command.fields}, _nowhere)
+            lines = commands.show(command.name, answer)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a broken instruction must not end the server
+            code, message = refusal(command.name, error)
+            what_to_do = advice(code)
+            lines = [f"{code}: {message}", *([f"what to do: {what_to_do}"] if what_to_do else [])]
+        if self._task is me and self.state is State.BUSY:
+            self._task = None
+            self._reporting = False
+            self._say(lines)
+            self._ready()
+
+    # -- what happens in the server --------------------------------------------------------------------------
+
+    async def _look_on(self) -> None:
+        """Show what happens until this process serves no more."""
+        watch = self._console.instructions.get(commands.WATCH)
+        if watch is None:
+            return
+        try:
+            answer = await watch({"type": commands.WATCH}, self._happened)
+        except Exception as error:  # noqa: BLE001 - the console is of use without it
+            refusal(commands.WATCH, error)
+            return
+        successor = answer.get("successor") if isinstance(answer, dict) else None
+        self.finish(
+            f"process {successor} serves now, and this console of process {os.getpid()} closes; connect again"
+            if successor
+            else "the server ends; good-bye"
+        )
+
+    def _happened(self, event: dict[str, Any]) -> None:
+        """Show one event, if it is to be shown now."""
+        kind = event.get("event")
+        if kind == "started":
+            self._muted = False
+        if kind in ("watching", "counts"):
+            wanted = self._counts
+        elif kind == "outcome":
+            wanted = not self._reporting
+            self._muted = False
+        else:
+            wanted = not self._muted
+        if not wanted or self.state in (State.LEAVING, State.CLOSED):
+            return
+        lines = self._teller.lines(event)
+        if kind in PASSING and self._unread() > MAX_PASSING:
+            self._lost += len(lines)
+        elif lines:
+            lost, self._lost = self._lost, 0
+            self._say([f"({lost} lines are missing here: they were not read in time)"] * bool(lost) + lines)
+            if self.state is State.READY:
+                self._prompt()
+
+    # -- output -----------------------------------------------------------------------------------------------
+
+    def _prompt(self) -> None:
+        self._write(encode(f"{self._console.name}> "))
+        self._prompted = True
+
+    def _say(self, lines: list[str]) -> None:
+        """Print lines, below the prompt when there is one."""
+        text = "".join(f"{printable(line)}\n" for line in lines)
+        self._write(encode(f"\n{text}" if self._prompted else text))
+        self._prompted = False
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing() or not data:
+            return
+        if self._unread() + len(data) > MAX_OUTPUT:
+            log.event(logging.WARNING, "console-closed", peer=self.peer, reason="it does not read")
+            self.drop()
+            return
+        self._transport.write(data)
+
+    def _unread(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def _leave(self, farewell: str = "") -> None:
+        """Say good-bye, send what is due, and close."""
+        if self.state in (State.LEAVING, State.CLOSED) or self._transport is None:
+            return
+        if farewell:
+            self._say(farewell.split("\n"))
+        self.state = State.LEAVING
+        self._disarm()
+        if self._ended or self._transport.is_closing():
+            self._transport.close()
+        else:
+            self._transport.write_eof()  # after what is due; then the client ends its direction
+        # A client that reads nothing would keep it for ever.
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self.drop)
+
+    def _arm(self, seconds: float, reason: str) -> None:
+        self._disarm()
+        self._timer = self._loop.call_later(seconds, self._leave, f"{reason}; good-bye")
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _nowhere(event: dict[str, Any]) -> None:
+    """Progress of a command of one's own comes with everybody else's, by ``watch``."""

@@ -1,0 +1,60 @@
+"""The history of a service as lines."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import Any
+
+from hotfd.display.text import printable, table
+
+COLUMNS = ("generation", "pid", "started", "came by", "hotfd", "python", "state", "go back")
+
+
+def listing(answer: dict[str, Any]) -> list[str]:
+    """Return the answer of the ``history`` instruction as lines: a table, then each command, and what stands in the way."""
+    generations = answer.get("generations") or []
+    lines = table([column.upper() for column in COLUMNS], [_row(generation) for generation in generations])
+    for generation in generations:
+        lines += ["", *_explained(generation)]
+    target = answer.get("rollback_to")
+    lines += ["", f"hotfd rollback goes back to generation {printable(target)}" if target else _nowhere(answer)]
+    return lines
+
+
+def _row(generation: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        generation.get("generation"),
+        generation.get("pid"),
+        _time(generation.get("started")),
+        _came_by(generation),
+        generation.get("hotfd"),
+        generation.get("python"),
+        generation.get("state_version"),
+        "runs now" if generation.get("current") else "yes" if generation.get("rollback") else "no",
+    )
+
+
+def _time(started: object) -> str:
+    if not isinstance(started, int | float):
+        return "-"
+    return datetime.fromtimestamp(started, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _came_by(generation: dict[str, Any]) -> str:
+    how = printable(generation.get("how"))
+    return f"{how} to {printable(generation.get('runs'))}" if how == "rollback" else how
+
+
+def _explained(generation: dict[str, Any]) -> list[str]:
+    words = [str(word) for word in generation.get("command") or []]
+    lines = [f"{printable(generation.get('generation'))}: {printable(shlex.join(words))}"]
+    cwd, directory = generation.get("cwd"), generation.get("directory")
+    lines.append(f"   in {printable(cwd)}" + (f", which was {printable(directory)}" if directory != cwd else ""))
+    if not generation.get("current") and generation.get("reason"):
+        lines.append(f"   {printable(generation['reason'])}")
+    return lines
+
+
+def _nowhere(answer: dict[str, Any]) -> str:
+    return f"hotfd rollback: {printable(answer.get('reason') or 'goes nowhere')}"

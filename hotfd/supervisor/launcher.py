@@ -1,0 +1,95 @@
+"""What servers are started with: command, directory, environment, and the listening sockets that all of them get."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+
+from hotfd import systemd
+from hotfd.supervisor import proc
+from hotfd.supervisor.spawn import spawn
+from hotfd.transfer.listening import listening_socket
+
+_NOT_PASSED_ON: Final = ("LISTEN_", "WATCHDOG_", "NOTIFY_SOCKET", systemd.SUPERVISOR_VARIABLE, systemd.WORKER_VARIABLE)
+"""Prefixes of variables that were meant for the supervisor; the servers get their own."""
+
+
+class Launcher:
+    """Starts servers.
+
+    Args:
+        command: program and arguments of a server.
+        address: what a server has as ``NOTIFY_SOCKET``.
+    """
+
+    def __init__(self, command: tuple[str, ...], address: str) -> None:
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED_ON)}
+        self._environment["NOTIFY_SOCKET"] = address
+        self._environment[systemd.SUPERVISOR_VARIABLE] = str(os.getpid())
+        named = os.environ.get("PWD", "")
+        self._start = list(command), named if _is_here(named) else os.getcwd()
+        self._running: dict[int, list[str]] = {}
+        self._learned: dict[int, tuple[list[str], str]] = {}
+        self._sockets: list[socket.socket] = []
+
+    def listen(self, specs: tuple[str, ...], stack: AsyncExitStack) -> None:
+        """Take the sockets that were passed to this process, and make those that are asked for.
+
+        They are kept open, so that clients wait, and are not refused, while a server is started again.
+
+        Args:
+            specs: listen addresses.
+            stack: closes them in the end.
+
+        Raises:
+            OSError, ValueError: one cannot be made.
+        """
+        for fd in systemd.listen_descriptors(os.environ, os.getpid()):
+            self._sockets.append(stack.enter_context(socket.socket(fileno=fd)))
+        for spec in specs:
+            self._sockets.append(stack.enter_context(listening_socket(spec)))
+            if spec.startswith("unix:"):
+                stack.callback(_unlink, spec[len("unix:") :])
+
+    def start(self, worker: int) -> int:
+        """Start the server of a worker: what ran last there, at first what was asked for.
+
+        Returns:
+            its pid.
+
+        Raises:
+            CannotStart: it cannot be executed.
+        """
+        command, cwd = self._learned.get(worker, self._start)
+        environment = {**self._environment, systemd.WORKER_VARIABLE: str(worker)}
+        return spawn(command, cwd, environment, [sock.fileno() for sock in self._sockets])
+
+    def learn(self, worker: int, pid: int) -> None:
+        """Remember what a process that serves runs: a crash must not bring back what a handoff has replaced.
+
+        What it runs is compared with what its predecessor ran, and not with what was asked for: that may be a shell
+        around it. As long as both are the same, the command and the directory are those that were asked for, by
+        the names that were given, so that a link that has moved takes effect.
+        """
+        found = proc.command_line(pid)
+        if found is None:
+            return
+        before = self._running.get(worker)
+        self._running[worker] = found[0]
+        if before is not None and before != found[0]:
+            self._learned[worker] = found
+
+
+def _is_here(path: str) -> bool:
+    """Return whether a path names the working directory."""
+    try:
+        return os.path.isabs(path) and os.path.samefile(path, os.getcwd())
+    except OSError:
+        return False
+
+
+def _unlink(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)

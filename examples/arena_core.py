@@ -65,6 +65,17 @@ def checked_name(text: str) -> str:
     return text
 
 
+def checked_saying(text: str) -> str:
+    """Return what somebody says, as much of it as others have to read.
+
+    Raises:
+        Refusal: there is nothing to read.
+    """
+    if not text:
+        raise Refusal("say what?")
+    return text[:LONGEST_SAYING]
+
+
 @dataclass
 class Player:
     """What travels with a connection.
@@ -158,6 +169,8 @@ class Game(ABC):
     turn_seconds: float = 0.0
     dice: Dice = field(default_factory=Dice)
 
+    version = 1  # of this shape; it is no field
+
     # ---------------------------------------------------------------- what differs between versions
 
     @property
@@ -234,11 +247,9 @@ class Game(ABC):
 
     def say(self, id: str, text: str) -> str:
         """Return what somebody says as a line of the room."""
-        if not text:
-            raise Refusal("say what?")
         name = self.audience[id] if id in self.audience else self._seat(id).name
         self.lines += 1
-        return f"#{self.lines} {name} says: {text[:LONGEST_SAYING]}"
+        return f"#{self.lines} {name} says: {text}"
 
     # ---------------------------------------------------------------- a match
 

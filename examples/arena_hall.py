@@ -12,7 +12,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable
 
-from arena_core import Game, Player, Refusal, checked_name, plain
+from arena_core import Game, Player, Refusal, checked_name, checked_saying, plain
 
 import hotfd
 
@@ -25,6 +25,9 @@ TARGET = 50
 TURN_SECONDS = 30.0
 """Seconds of a turn, unless the command line says something else: enough to read, think and type."""
 
+LOBBY = "lobby"
+"""The topic of what all in the lobby hear: the bus takes it to them in whichever process they are."""
+
 CLOCK = "turn"
 """The name of a match's timer: with it the time that is left finds its callback again after a handoff."""
 
@@ -36,6 +39,7 @@ name NAME    call yourself something
 rooms        the rooms of this server
 join ROOM    play there; a room that is not there is made
 watch ROOM   only look on
+say TEXT     tell it to everybody in the lobby
 version      which arena this is
 quit         go away"""
 
@@ -70,10 +74,15 @@ class Hall:
         self._match = match
         self._target = target
         self._turn_seconds = turn_seconds
-        self._greeting = f"arena {getattr(match, 'version', 1)}"
+        self._greeting = f"arena {match.version}"
         # Only what this process serves; each handler that starts here enters its room, so it fills up by itself.
         self._rooms: dict[str, Room] = {}
-        self._in_lobby: dict[str, Command] = {"name": self._name, "rooms": self._list, "version": self._version}
+        self._in_lobby: dict[str, Command] = {
+            "name": self._name,
+            "rooms": self._list,
+            "say": self._say_in_lobby,
+            "version": self._version,
+        }
         self._in_room: dict[str, Command] = {
             "ready": self._ready,
             "roll": self._roll,
@@ -105,16 +114,24 @@ class Hall:
     async def _wait(self, conn: hotfd.Connection[Player]) -> None:
         """Serve a player in the lobby, until he has chosen a room."""
         player = conn.state
-        async for line in conn:
-            word, rest = _split(line)
-            try:
-                if word in {"join", "watch"}:
-                    player.room, player.watching = checked_name(rest), word == "watch"
-                    return
-                await self._obey(conn, word, rest, self._in_lobby, LOBBY_HELP)
-            except Refusal as refusal:
-                await _tell(conn, str(refusal))
-        raise Quit
+        news = conn.subscribe(LOBBY)  # a handler that starts again is given the one that came along
+        try:
+            async for source, found in conn.merge(news):
+                if source is news:
+                    await conn.send(f"* {found}".encode())
+                    continue
+                word, rest = _split(found)
+                try:
+                    if word in {"join", "watch"}:
+                        player.room, player.watching = checked_name(rest), word == "watch"
+                        return
+                    await self._obey(conn, word, rest, self._in_lobby, LOBBY_HELP)
+                except Refusal as refusal:
+                    await _tell(conn, str(refusal))
+            raise Quit
+        finally:
+            if not conn.handed_off:
+                news.close()
 
     async def _name(self, conn: hotfd.Connection[Player], rest: str) -> None:
         conn.state.name = checked_name(rest)
@@ -125,6 +142,9 @@ class Hall:
             await _tell(conn, "no rooms")
         for key, room in sorted(self._rooms.items()):
             await _tell(conn, f"{key}: {room.state.table(_clock(room))}")
+
+    async def _say_in_lobby(self, conn: hotfd.Connection[Player], rest: str) -> None:
+        await conn.bus.publish(LOBBY, f"{conn.state.name} says: {checked_saying(rest)}")
 
     # ---------------------------------------------------------------- a room
 
@@ -142,7 +162,7 @@ class Hall:
                 self._set_clock(room)  # takes up the time that is left
         else:
             try:
-                await self._act(room, lambda: match.enter(conn.id, player.name, watching=player.watching))
+                await self._act(conn, lambda: match.enter(conn.id, player.name, watching=player.watching))
             except Refusal as refusal:
                 player.room = ""
                 await conn.leave()
@@ -168,7 +188,7 @@ class Hall:
     async def _depart(self, conn: hotfd.Connection[Player], room: Room) -> None:
         """Take a player out of his room, whether he wanted it or his connection is lost."""
         player = conn.state
-        await self._act(room, lambda: room.state.leave(conn.id))
+        await self._act(conn, lambda: room.state.leave(conn.id))
         if len(room.connections) == 1:
             self._rooms.pop(player.room, None)
         player.room = ""
@@ -176,22 +196,30 @@ class Hall:
 
     async def _ready(self, conn: hotfd.Connection[Player], rest: str) -> None:
         match, seed = conn.session.state, secrets.token_hex(SEED_BYTES)
-        await self._act(conn.session, lambda: match.ready(conn.id, seed, self._target, self._turn_seconds))
+        await self._act(conn, lambda: match.ready(conn.id, seed, self._target, self._turn_seconds))
 
     async def _roll(self, conn: hotfd.Connection[Player], rest: str) -> None:
-        await self._act(conn.session, lambda: conn.session.state.roll(conn.id))
+        await self._act(conn, lambda: conn.session.state.roll(conn.id))
 
     async def _hold(self, conn: hotfd.Connection[Player], rest: str) -> None:
-        await self._act(conn.session, lambda: conn.session.state.hold(conn.id))
+        await self._act(conn, lambda: conn.session.state.hold(conn.id))
 
     async def _score(self, conn: hotfd.Connection[Player], rest: str) -> None:
         await _tell(conn, conn.session.state.table(_clock(conn.session)))
 
     async def _say(self, conn: hotfd.Connection[Player], rest: str) -> None:
-        await conn.session.broadcast(conn.session.state.say(conn.id, rest).encode())
+        await conn.session.broadcast(conn.session.state.say(conn.id, checked_saying(rest)).encode())
 
-    async def _act(self, room: Room, move: Callable[[], str]) -> None:
-        """Let somebody act, keep the clock with it, and tell the room what happened."""
+    async def _act(self, conn: hotfd.Connection[Player], move: Callable[[], str]) -> None:
+        """Let a player act; of a match that is over then, the lobby hears as well."""
+        room, match = conn.session, conn.session.state
+        playing = match.playing
+        event = await self._step(room, move)
+        if playing and not match.playing:
+            await conn.bus.publish(LOBBY, f"{room.key}: {event}")
+
+    async def _step(self, room: Room, move: Callable[[], str]) -> str:
+        """Make a move, keep the clock with it, and tell the room what happened; return that."""
         match: Game = room.state
         before = match.number, match.turn
         event = move()
@@ -201,6 +229,7 @@ class Hall:
         elif (match.number, match.turn) != before:
             self._set_clock(room)
         await room.broadcast(match.line(event, _clock(room)).encode())
+        return event
 
     def _set_clock(self, room: Room) -> None:
         match: Game = room.state
@@ -209,7 +238,7 @@ class Hall:
     async def _time_is_up(self, room: Room, number: int, turn: int) -> None:
         match: Game = room.state
         if match.playing and (match.number, match.turn) == (number, turn):  # a move may just have come in time
-            await self._act(room, match.time_is_up)
+            await self._step(room, match.time_is_up)
 
     # ---------------------------------------------------------------- everywhere
 

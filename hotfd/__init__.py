@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hotfd.framing import Delimited, Fixed, Framing, LengthPrefix, Lines, Netstring, Resp, VarintPrefix
     from hotfd.server.connection import Connection
     from hotfd.server.session import Session
+    from hotfd.server.subscription import Subscription
     from hotfd.state import State
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "SessionElsewhere",
     "State",
     "StateError",
+    "Subscription",
     "VarintPrefix",
     "__version__",
     "run",
@@ -82,6 +84,7 @@ _HOME = {
     "Server": "hotfd.app.service",
     "Session": "hotfd.server.session",
     "State": "hotfd.state",
+    "Subscription": "hotfd.server.subscription",
     "VarintPrefix": "hotfd.framing",
     "run": "hotfd.app.runner",
 }

@@ -39,15 +39,18 @@ class ConnectionMoved(HotfdError):  # noqa: N818 - the field's word for it
 
 
 class SessionElsewhere(HotfdError):  # noqa: N818 - reads as the condition
-    """A connection would have to move to a newer process to join a session, and its handler does not let it move.
+    """A connection would have to move to a newer process to join a session, and cannot.
 
     Args:
-        reason: why it must not move, as the handler has said it.
+        reason: why it must not move, as the handler has said it; None when that process has gone.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str | None) -> None:
         super().__init__(
-            f"a newer process serves shared sessions now, and this connection may not move there ({reason}); "
+            "the process that has replaced this one, and serves shared sessions, is gone; close the connection, "
+            "so that its client comes again"
+            if reason is None
+            else f"a newer process serves shared sessions now, and this connection may not move there ({reason}); "
             "set movable to True before join"
         )
         self.reason = reason

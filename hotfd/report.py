@@ -32,6 +32,15 @@ class Pause(msgspec.Struct):
     max: float = 0.0
 
 
+class Laggard(msgspec.Struct):
+    """A session that did not move: its id, why, and where its handler waits, the innermost place last."""
+
+    session: str
+    code: str
+    detail: str = ""
+    awaits: list[str] = msgspec.field(default_factory=list)
+
+
 class Report(msgspec.Struct):
     """The outcome of one handoff, or with ``dry_run`` the prediction of one."""
 
@@ -48,6 +57,10 @@ class Report(msgspec.Struct):
     elapsed_ms: float = 0.0
     phases_ms: dict[str, float] = msgspec.field(default_factory=dict)
     dry_run: bool = False
+    laggards: list[Laggard] = msgspec.field(default_factory=list)
+    """Some of the sessions that did not move, a few of each reason code."""
+    lost: list[str] = msgspec.field(default_factory=list)
+    """Some of the sessions that were lost with the new process; ``reasons`` has how many there were."""
 
     @property
     def exit_status(self) -> int:

@@ -20,6 +20,7 @@ class _Handoff(msgspec.Struct, forbid_unknown_fields=True):
     deadline: Seconds = 60.0
     boundary_timeout: Seconds = 10.0
     laggards: Literal["keep", "close"] = "keep"
+    on_loss: Literal["close", "stale"] = "close"
     probation: Seconds = 5.0
     force: bool = False
 
@@ -70,6 +71,7 @@ def options_of(request: dict[str, Any]) -> Options:
         deadline=asked.deadline,
         boundary_timeout=asked.boundary_timeout,
         laggards=asked.laggards,
+        on_loss=asked.on_loss,
         probation=asked.probation,
         force=asked.force,
         dry_run=asked.dry_run,

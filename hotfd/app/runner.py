@@ -39,7 +39,7 @@ def run(
     log_style: Literal["text", "json"] = "text",
     **options: Unpack[ServerOptions],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or until a new process has taken over; then exit.
+    """Serve until SIGTERM or SIGINT, or until a new process has taken over; then exit. SIGUSR2 hands over.
 
     Raises the soft limit of descriptors to the hard one, names the process, logs to standard error unless
     the program has set up logging, and ends the process with a status: 0 when it was stopped or handed
@@ -69,6 +69,8 @@ def run(
         async with server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 running.add_signal_handler(number, server.stop)
+            if signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL:  # the program has no use of its own for it
+                running.add_signal_handler(signal.SIGUSR2, server._hand_over_by_signal)
             await server.serve()
 
     try:

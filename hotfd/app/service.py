@@ -28,9 +28,11 @@ from hotfd.errors import ControlError, HandoffRefused
 from hotfd.framing import Framing, Lines
 from hotfd.server.activation import activated
 from hotfd.server.background import Background, Freezer, Work
+from hotfd.server.bus import Bus
 from hotfd.server.cutover import Cutover
 from hotfd.server.engine import Engine
 from hotfd.server.kinds import Kinds
+from hotfd.server.laggards import still_there
 from hotfd.server.neighbours import Neighbours
 from hotfd.server.options import Identity
 from hotfd.server.sample import sample
@@ -186,6 +188,7 @@ class Server(Generic[S]):
         self._over = asyncio.Event()
         self._events = Hub(self._counts)
         self._past = Past(self._codec.version)
+        self.bus = Bus()
         self._instructions: dict[str, Instruction] = {
             "history": self._on_history,
             "result": self._on_result,
@@ -215,9 +218,10 @@ class Server(Generic[S]):
         await self._close()
 
     async def _open(self) -> None:
-        engine = self._engine = Engine(self._handler, self._framing, self._codec, self._kinds)
+        engine = self._engine = Engine(self._handler, self._framing, self._codec, self._kinds, self.bus)
         channel = inherited_channel()
         if channel is not None:
+            self.bus.wait()
             self._takeover = Takeover(
                 channel,
                 engine,
@@ -258,9 +262,10 @@ class Server(Generic[S]):
         if self._on_start is None:
             return
         try:
-            result = self._on_start()
-            if isinstance(result, Awaitable):
-                await result
+            with self.bus.starting():
+                result = self._on_start()
+                if isinstance(result, Awaitable):
+                    await result
         except Exception as error:
             if self._takeover is not None:
                 log.event(logging.ERROR, "on-start-failed", exc_info=error)
@@ -311,6 +316,7 @@ class Server(Generic[S]):
                 self._failure = HandoffRefused("cannot-listen", str(problem))
                 self._over.set()
                 return
+        self.bus.open()
         self._engine.start_accepting()
         self._background.start()
         self._consoles.serve()
@@ -368,6 +374,7 @@ class Server(Generic[S]):
         await self._background.close()
         if self._engine is not None:
             await self._engine.stop()
+        self.bus.close()
         if self._neighbours is not None:
             await self._neighbours.aclose()
         await self._past.aclose()
@@ -438,8 +445,16 @@ class Server(Generic[S]):
             "background": {"running": self._background.running, "failed": self._background.failed},
             "handoff": self._handoff_status(),
             "successor": self._successor,
+            "laggards": self._laggards(),
             "older": engine.links.status() if engine is not None else [],
         }
+
+    def _laggards(self) -> list[dict[str, Any]]:
+        """Return some of the sessions that the last handoff left here, and what they wait for now."""
+        report = next(reversed(self._reports.values()), None) if self._state == "draining" else None
+        if report is None or self._engine is None:
+            return []
+        return [msgspec.to_builtins(laggard) for laggard in still_there(report.laggards, self._engine)]
 
     def _counts(self) -> dict[str, Any]:
         """Return what changes in a status, for those who watch."""
@@ -471,6 +486,9 @@ class Server(Generic[S]):
 
     async def _on_update(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         options = options_of(request)
+        if options.on_loss != "close" and not self._together:
+            detail = "--on-loss stale is for servers whose sessions share data (cutover='together'); this one moves each alone"
+            raise HandoffRefused("malformed", detail)
         history = await self._past.known()
         if self._cutover is not None:
             raise HandoffRefused("handoff-in-progress", f"handoff {self._cutover.id} runs; wait for its end")
@@ -506,6 +524,16 @@ class Server(Generic[S]):
 
     def _identity(self, history: History) -> Identity:
         return Identity(self._generation, self._together, self._export_state, history, self._freezer)
+
+    def _hand_over_by_signal(self) -> None:
+        """Do what ``hotfd handoff`` without options does."""
+        self._signalled = asyncio.get_running_loop().create_task(self._update_by_signal())
+
+    async def _update_by_signal(self) -> None:
+        try:
+            await self._on_update({"type": "update"}, lambda event: None)
+        except HandoffRefused as refusal:
+            log.event(logging.WARNING, "handoff-refused", code=refusal.code, reason=refusal.detail)
 
     async def _hand_over(self, cutover: Cutover) -> Report:
         self._cutover = cutover

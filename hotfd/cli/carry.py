@@ -75,6 +75,13 @@ _OPTIONS = (
         help="What becomes of sessions that reached none.",
     ),
     click.option(
+        "--on-loss",
+        type=click.Choice(["close", "stale"]),
+        default="close",
+        show_default=True,
+        help="Of sessions that move together: what becomes of those that a dead new process leaves with older data.",
+    ),
+    click.option(
         "--probation",
         type=float,
         callback=seconds(),
@@ -115,6 +122,8 @@ def carry_out(
         raise
     if not fields.get("all_at_once"):
         fields.pop("all_at_once", None)  # only a supervisor knows it
+    if fields.get("on_loss") == "close":
+        del fields["on_loss"]  # a server of an earlier release knows no such field
     wanted = {"dry_run": dry_run or False, **fields}
     with client, Handoff(client, wanted, Progress(), instruction) as handoff:
         try:

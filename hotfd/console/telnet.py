@@ -140,6 +140,7 @@ class Telnet:
                     yield data[at:end]
                 if end < len(data):
                     self._reading = _Reading.COMMAND
+                    self._commands += 1
                 at = end + 1
                 continue
             byte = data[at]

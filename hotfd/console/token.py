@@ -70,17 +70,14 @@ class TokenFile:
             try:
                 with open(descriptor, "wb") as file:
                     file.write(secrets.token_urlsafe(RANDOM_BYTES).encode() + b"\n")
-                os.link(draft, self.path)
+                return _link(draft, self.path)
             finally:
                 os.unlink(draft)
-        except FileExistsError:
-            return False  # somebody else was quicker
         except OSError as error:
             raise TokenUnusable(
                 f"the token file {self.path} cannot be made ({error.strerror}); make it, or name another with "
                 "control_token="
             ) from error
-        return True
 
     def read(self) -> bytes:
         """Return the token.
@@ -118,3 +115,12 @@ class TokenFile:
                 "it, and the server makes a new one when it starts"
             )
         return token
+
+
+def _link(draft: str, path: str) -> bool:
+    """Give a file its name; False when somebody else was quicker."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    return True

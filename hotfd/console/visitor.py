@@ -58,8 +58,7 @@ MAX_PASSING: Final = 32 * 1024
 """Bytes kept for a client that does not read before passing events, such as progress, are left out."""
 
 MAX_OUTPUT: Final = 256 * 1024
-"""Bytes kept for a client that does not read, then it is closed: the longest answer, ten thousand sessions explained,
-is about as long, and 64 consoles hold 16 MiB at most."""
+"""Bytes that a client may leave unread when it is told more; then it is closed. One answer more than that is kept."""
 
 
 class State(Enum):
@@ -396,7 +395,7 @@ class Visitor(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing() or not data:
             return
-        if self._unread() + len(data) > MAX_OUTPUT:
+        if self._unread() > MAX_OUTPUT:
             log.event(logging.WARNING, "console-closed", peer=self.peer, reason="it does not read")
             self.drop()
             return

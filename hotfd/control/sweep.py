@@ -51,13 +51,14 @@ def sweep(directories: Iterable[tuple[str, int]]) -> list[str]:
         try:
             with RuntimeDirectory.look(path, {owner}) as directory:
                 names = [socket_name(pid) for pid in directory.pids() if not os.path.exists(f"/proc/{pid}")]
-                removed += [os.path.join(path, name) for name in names if _remove_dead(directory, name)]
+                removed += [os.path.join(path, name) for name in names if remove_dead(directory, name)]
         except (OSError, Unreachable):
             continue
     return removed
 
 
-def _remove_dead(directory: RuntimeDirectory, name: str) -> bool:
+def remove_dead(directory: RuntimeDirectory, name: str) -> bool:
+    """Remove a socket that nobody listens on; return whether it was one."""
     identity = directory.identity(name)
     if identity is None:
         return False

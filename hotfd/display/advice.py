@@ -9,12 +9,12 @@ ADVICE = {
     "not-movable": "the handler said conn.movable = False; the log of the server has its reason",
     "state-encode": "the state holds a value that cannot travel; the log names the field",
     "state-roundtrip": "the state would not come back as it went; the log names the field",
-    "state-version": "the new version does not read this version of the state; give its type an upgrade(), "
-    "or --allow-downgrade if it is an older one",
+    "state-version": "the new version does not read this version of the state; give its type an upgrade()",
     "state-downgrade": "the older version cannot hold what is in the state; the log names the field",
     "state-decode": "the new version could not read the state; the log names the field",
     "descriptors": "descriptors were lost on the way to the new process; raise LimitNOFILE= or ulimit -n",
     "framing": "the new version frames differently and the session had undelivered bytes; hand off again later",
+    "stale": "the session went on with the data from before the handoff, as --on-loss stale asks for",
     "lost-in-new-process": "the new process died while it handled the session; its log says why",
     # Handoffs that did not happen, or were undone; the old process serves.
     "descriptor-limit": "too few descriptors in the new process; raise LimitNOFILE= or ulimit -n (hotfd doctor --pid)",

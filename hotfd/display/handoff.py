@@ -10,7 +10,10 @@ from hotfd.display.text import pairs, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hotfd.report import Counts, Report
+    from hotfd.report import Counts, Laggard, Report
+
+PLACES = 3
+"""Places of a stack that fit a line: the innermost ones, which say what is waited for; --json has them all."""
 
 
 def summary(report: Report) -> list[str]:
@@ -39,7 +42,19 @@ def summary(report: Report) -> list[str]:
     for code, count in sorted(report.reasons.items(), key=lambda item: -item[1]):
         if count:
             lines.append(f"  {printable(code)}: {count} sessions; {advice(code) or 'see the log of the server'}")
+            lines += [f"    {told(laggard)}" for laggard in report.laggards if laggard.code == code]
+    if report.lost:
+        more = report.reasons.get("lost-in-new-process", 0) - len(report.lost)
+        names = ", ".join(printable(name) for name in report.lost) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"  lost: {names}")
     return lines
+
+
+def told(laggard: Laggard) -> str:
+    """Return in a line which session did not move, why, and where its handler waits."""
+    where = " > ".join(printable(place) for place in laggard.awaits[-PLACES:])
+    text = f"{printable(laggard.session)}: {printable(laggard.detail)}" if laggard.detail else printable(laggard.session)
+    return f"{text}; awaits {where}" if where else text
 
 
 def each_worker(report: Mapping[str, Any]) -> list[str]:

@@ -17,9 +17,7 @@ def listing(answer: dict[str, Any]) -> list[str]:
     lines = table([column.upper() for column in COLUMNS], [_row(generation) for generation in generations])
     for generation in generations:
         lines += ["", *_explained(generation)]
-    target = answer.get("rollback_to")
-    lines += ["", f"hotfd rollback goes back to generation {printable(target)}" if target else _nowhere(answer)]
-    return lines
+    return [*lines, "", _where_to(answer, generations)]
 
 
 def _row(generation: dict[str, Any]) -> tuple[Any, ...]:
@@ -56,5 +54,9 @@ def _explained(generation: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _nowhere(answer: dict[str, Any]) -> str:
-    return f"hotfd rollback: {printable(answer.get('reason') or 'goes nowhere')}"
+def _where_to(answer: dict[str, Any], generations: list[dict[str, Any]]) -> str:
+    target = answer.get("rollback_to")
+    if target is None:
+        return f"hotfd rollback: {printable(answer.get('reason'))}"
+    possible = any(row.get("rollback") for row in generations if row.get("generation") == target)
+    return f"hotfd rollback goes back to generation {printable(target)}" + ("" if possible else ", which is refused")

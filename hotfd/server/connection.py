@@ -114,6 +114,7 @@ class Connection(Generic[S]):
         "_merge",
         "_on_touch",
         "_parked",
+        "_rest",
         "_resuming",
         "_scope",
         "_session",
@@ -155,6 +156,7 @@ class Connection(Generic[S]):
         self._stream = Stream(sock, framing, self._on_input, self._on_stream_closed, **buffers)
         self._keeper = keeper
         self._on_touch: Callable[[], None] | None = None
+        self._rest: tuple[Callable[[], None], Callable[[], None]] | None = None
         self._gated = False
         self._resuming = resumed  # its handler starts again, and has not waited for a frame yet
         self._clear = not resumed  # the fast path: no gate, not moved, nothing to be noted first
@@ -698,6 +700,23 @@ class Connection(Generic[S]):
         self._stream.before_io = self._touch
         self._clear = False
 
+    def _expect_rest(self, on_rest: Callable[[], None], on_touch: Callable[[], None]) -> None:
+        """Have it noted when everything that has touched the session is done with, and when it is touched again."""
+        self._rest = on_rest, on_touch
+
+    def _note_rest(self) -> None:
+        if self._rest is None or self._on_touch is not None or not self._parked:
+            return
+        if not (self._stream.has_undelivered or self._stream.unsent_size or self._items):
+            on_rest, on_touch = self._rest
+            on_rest()
+            self._expect_touch(on_touch)
+
+    def _unhook(self) -> None:
+        """Nobody reads any more what is noted."""
+        self._rest = None
+        self._touched()
+
     def _touched(self) -> None:
         """Nothing has to be noted any more: it is noted, or nobody would read it."""
         self._on_touch = None
@@ -714,6 +733,7 @@ class Connection(Generic[S]):
         self._parked = asyncio.current_task() is self._task
         try:
             self._stream.flush()  # may find the connection lost, which wakes the waiter
+            self._note_rest()
             self._maybe_boundary()
             await self._waiter
         finally:

@@ -20,6 +20,7 @@ from hotfd.transfer.offer import Assembler, Bundle
 from hotfd.wire import messages as m
 
 if TYPE_CHECKING:
+    from hotfd.server.bus import Bus
     from hotfd.transfer.channel import Arrival
 
 
@@ -29,10 +30,12 @@ class Custody:
     Args:
         read: decodes states as the old process wrote them.
         import_state: takes the process-wide state over, or None.
+        bus: keeps what the sessions will need of it.
     """
 
-    def __init__(self, read: Readers, import_state: Callable[[Any], Any] | None) -> None:
+    def __init__(self, read: Readers, import_state: Callable[[Any], Any] | None, bus: Bus) -> None:
         self._read = read
+        self._bus = bus
         self._import_state = import_state
         self._assembler = Assembler()
         self._held: dict[int, tuple[Bundle, States]] = {}
@@ -70,6 +73,8 @@ class Custody:
             bundle = arrived.bundles[id]
             try:
                 self._held[id] = (bundle, self._decode(bundle, arrived.process))
+                for record in bundle.connections:
+                    self._bus.expect(record)
             except StateError as error:
                 close_all(bundle.descriptors)
                 refusals.append(m.Refusal(id, "state-decode", str(error)[: m.MAX_TEXT]))
@@ -88,6 +93,8 @@ class Custody:
         """Close everything of these sessions; unknown ones say nothing."""
         for _, bundle, _ in self.take(ids):
             close_all(bundle.descriptors)
+            for record in bundle.connections:
+                self._bus.release(record.id)
 
     def close(self) -> None:
         """Close everything. Idempotent."""

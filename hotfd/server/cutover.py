@@ -33,7 +33,7 @@ from hotfd.server.rewriting import rewrite
 from hotfd.server.rolling import move_rolling
 from hotfd.server.successor import Successor
 from hotfd.server.supervision import check_supervision
-from hotfd.server.takeback import take_back
+from hotfd.server.takeback import Unit, take_back
 from hotfd.server.together import move_together
 from hotfd.transfer.touch import TouchMap
 from hotfd.wire import messages as m
@@ -255,7 +255,7 @@ class Cutover:
         assert self._successor is not None
         if not self.options.allow_downgrade and not self.options.rollback:
             raise HandoffRefused("state-version", str(hello.unreadable))
-        self._writers, rewritten = rewrite(self.engine, hello)
+        self._writers, rewritten = rewrite(self.engine, self._announced, hello)
         try:
             self._successor.channel.send(rewritten)
         except ValueError as error:
@@ -373,6 +373,7 @@ class Cutover:
                 self._fail(HandoffRefused(code, detail))
             case m.Settled():
                 self._pause = Pause(message.pause_p50, message.pause_p99, message.pause_max)
+                self.engine.rooms.directory.replaced()
             case m.Accept() if moving is not None and self._failure is None:
                 moving.heard()
                 moving.accepted(ids)
@@ -464,7 +465,8 @@ class Cutover:
         if self._successor is not None and not self._successor.dead:
             log.event(logging.CRITICAL, "take-back-impossible", id=self.id, pid=self.new_pid)
             return
-        take_back(self.engine, self._machine, moving, self._touch, one_unit=self.identity.together)
+        unit: Unit = self.options.on_loss if self.identity.together else "session"
+        take_back(self.engine, self._machine, moving, self._touch, unit)
         self._unlink()  # only now: whoever waits to join a session finds it, if it has come back
 
 

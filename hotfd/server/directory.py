@@ -6,10 +6,14 @@ connection; and it says then which keys it, and those older than itself, hold. S
 has not got itself:
 
 * an older process never makes a session: the connection that wants to join moves to the newest, and joins there;
-* the newest makes one only when no older process can hold the key: all of them have said which they hold, and
-  this one is not among those, or has been let go since.
+* the newest makes one only when no older process can hold the key. The one that it replaces has said which keys
+  there are in all older processes; no other can come to exist there, so each is taken until whoever was said to
+  have it has let it go, or has died. Several may have said it of one key: the process that has the session, and the
+  one that has passed that on. While an older process has not spoken itself, it may be the one that has it.
 
-Sessions only ever move forward. When the newest process dies, the one before it is the newest again.
+Sessions only ever move forward. When the newest process dies before it has settled, the one before it is the newest
+again. Afterwards a process that was replaced makes none any more, also when it is left alone: there may be others
+like it, and nobody decides between them.
 """
 
 from __future__ import annotations
@@ -43,6 +47,9 @@ class Verdict(enum.Enum):
     MOVE = "move"
     """A newer process decides: move there, and join there."""
 
+    ORPHANED = "orphaned"
+    """The process that has replaced this one has gone: nobody decides."""
+
 
 class Directory:
     """One process's part of the directory; a participant of its links.
@@ -59,110 +66,148 @@ class Directory:
         self._held = held
         self._wake = wake
         self._wanted = wanted
-        self._newer: Link | None = None
-        self._below: dict[str, Link] = {}
+        self._newer: dict[Link, None] = {}  # two, while the newer process is being replaced itself
+        self._replaced = False
+        self._older: dict[Link, None] = {}
         self._silent: set[Link] = set()  # older neighbours that have not said yet what they hold
-        self._doubtful: set[str] = set()  # keys of a neighbour that has gone, which a silent one may hold
-        self._asked: set[str] = set()  # keys whose holder knows that somebody waits
+        self._predecessor: Link | None = None  # the one that this process replaces; it speaks for those before it too
+        self._listed = False  # it has
+        self._below: dict[str, dict[Link, None]] = {}  # who has said of a key that it, or an older one, has it
+        self._doubtful: set[str] = set()  # keys that nobody says to have any more, and a silent one may have
+        self._asked: set[str] = set()  # keys whose holders know that somebody waits
 
     def verdict(self, key: str) -> Verdict:
         """Say what becomes of a wish to join a key that is not here."""
-        if self._newer is not None:
+        if self._newer:
             return Verdict.MOVE
+        if self._replaced:
+            return Verdict.ORPHANED
         if key in self._below:
             if key not in self._asked:
                 self._asked.add(key)
-                self._below[key].send(m.Wanted(key))
+                self._ask(m.Wanted(key))
             return Verdict.WAIT
-        if self._silent or key in self._doubtful:
+        if key in self._doubtful or not self._complete:
             return Verdict.WAIT
         return Verdict.CREATE
 
+    @property
+    def _complete(self) -> bool:
+        """Whether all keys of older processes are known, if not always who has them."""
+        return self._listed or not self._silent
+
+    def replaced(self) -> None:
+        """A newer process has settled: whatever becomes of it, this one makes no session any more."""
+        self._replaced = True
+        self._wake(None)
+
     def arrived(self, key: str) -> None:
         """A session with this key is served here from now on."""
-        self._below.pop(key, None)
-        self._doubtful.discard(key)
-        self._asked.discard(key)
+        self._forget(key)
         self._wake(key)
 
     def released(self, key: str) -> None:
         """The session with this key has ended here."""
-        if self._newer is not None:
-            self._newer.send(m.Released(key))
+        for newer in self._newer:
+            newer.send(m.Released(key))
         self._wake(key)
 
     # -- as a participant ------------------------------------------------------------------------------
 
     def connected(self, link: Link) -> None:
-        """A neighbour: tell a newer one what is held here and by older ones; expect the same of an older one."""
-        if not link.newer:
+        """A neighbour: tell a newer one what is held here and by older ones; expect the same of an older one.
+
+        One that is known already, since it was introduced, is told nothing new.
+        """
+        if link.newer:
+            if link not in self._newer:
+                self._newer[link] = None
+                self._tell(link, [*self._held(), *self._below, *self._doubtful])
+                self._wake(None)
+        elif link not in self._older:
+            self._older[link] = None
             self._silent.add(link)
-            return
-        self._newer = link
-        for keys, last in _cut([*self._held(), *self._below, *self._doubtful]):
-            link.send(m.Holds(keys, last))
-        self._wake(None)
+            if self._predecessor is None:
+                self._predecessor = link
 
     def disconnected(self, link: Link) -> None:
         """A neighbour has gone for good, with everything that it held."""
-        if link is self._newer:
-            self._newer = None
-        self._silent.discard(link)
-        gone = {key for key, holder in self._below.items() if holder is link}
-        for key in gone:
-            del self._below[key]
-        if not link.passed_on:
-            # A neighbour that goes has passed its own older ones on, and those speak for themselves soon.
-            self._doubtful |= gone
-            self._settle()
+        self._newer.pop(link, None)
+        if link in self._older:
+            was_complete = self._complete
+            del self._older[link]
+            self._silent.discard(link)
+            for key in list(self._below):
+                self._withdraw(link, key)
+            self._settle(was_complete)
         self._wake(None)
 
     def received(self, link: Link, message: m.Message) -> bool:
         """Take a neighbour's message; False when it is not for the directory."""
         match message:
             case m.Holds(keys=keys, last=last) if not link.newer:
-                self._heard(link, keys, last=last)
+                if link in self._older:
+                    self._heard(link, keys, last=last)
             case m.Released(key=key) if not link.newer:
-                if self._below.get(key) is link:
-                    self._release(key)
-            case m.Wanted(key=key):
-                if key in self._below:
-                    self._below[key].send(message)
-                else:
-                    self._wanted(key)
+                self._withdraw(link, key)
+                self._settle(self._complete)
+            case m.Wanted(key=key) if link.newer:
+                self._ask(message)
+                self._wanted(key)
             case _:
                 return False
         return True
 
     def _heard(self, link: Link, keys: list[str], *, last: bool) -> None:
+        was_complete = self._complete
         held = set(self._held())
         for key in keys:
             self._doubtful.discard(key)
+            self._asked.discard(key)  # who has it now has not been told
             if key not in held:
-                self._below[key] = link
-            self._asked.discard(key)  # a new holder has not been told
+                self._below.setdefault(key, {})[link] = None
         if last:
             self._silent.discard(link)
-        self._settle()
-        if self._newer is not None and keys:
-            for part, end in _cut(keys):
-                self._newer.send(m.Holds(part, end))
+            self._listed |= link is self._predecessor
+        for newer in self._newer if keys else ():
+            self._tell(newer, keys)
+        self._settle(was_complete)
         self._wake(None)
 
-    def _settle(self) -> None:
+    def _tell(self, newer: Link, keys: Iterable[str]) -> None:
+        for part, last in _cut(keys):
+            newer.send(m.Holds(part, last and self._complete))
+
+    def _ask(self, wanted: m.Wanted) -> None:
+        for holder in self._below.get(wanted.key, ()):
+            holder.send(wanted)
+
+    def _withdraw(self, link: Link, key: str) -> None:
+        """A neighbour has a key no more. Nobody else says to have it: then only a silent one may."""
+        holders = self._below.get(key, {})
+        if link in holders:
+            del holders[link]
+            if not holders:
+                del self._below[key]
+                self._doubtful.add(key)
+
+    def _settle(self, was_complete: bool) -> None:
         """Once every older process has said what it holds, nobody holds the rest."""
         if not self._silent:
             for key in list(self._doubtful):
-                self._release(key)
+                self._forget(key)
+                self.released(key)
+        if self._complete and not was_complete:
+            for newer in self._newer:
+                self._tell(newer, [])
 
-    def _release(self, key: str) -> None:
+    def _forget(self, key: str) -> None:
         self._below.pop(key, None)
         self._doubtful.discard(key)
         self._asked.discard(key)
-        self.released(key)
 
 
-def _cut(keys: list[str]) -> list[tuple[list[str], bool]]:
+def _cut(keys: Iterable[str]) -> list[tuple[list[str], bool]]:
     """Cut keys into lists that fit one message each; the last one, which may be empty, is marked."""
     parts: list[list[str]] = [[]]
     size = 0

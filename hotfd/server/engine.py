@@ -298,8 +298,8 @@ class Engine:
 
     def start_handler(self, connection: Connection[Any]) -> None:
         """Start the handler of an adopted connection: it has input, or it is its turn, or its session is here."""
-        if connection._task is None and self.rooms.ready(connection):
-            connection._start(self.handler)
+        if connection._task is None and self.rooms.ready(connection) and connection._task is None:
+            connection._start(self.handler)  # unless joining its session has opened its gate, and with it started it
 
     def at_boundary(self, session: Session) -> None:
         """Tell the mover; or renew the handlers of a session that it has left behind."""

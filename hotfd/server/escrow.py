@@ -8,6 +8,7 @@ trace (the new process's copy lives on), or, when the new process has died, give
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,14 @@ class Newcomer:
 
 
 class Escrow:
-    """Holds committed sessions and newcomers."""
+    """Holds committed sessions and newcomers.
 
-    def __init__(self) -> None:
+    Args:
+        on_gone: called with the id of each connection that will not come back.
+    """
+
+    def __init__(self, on_gone: Callable[[str], None] = lambda id: None) -> None:
+        self._on_gone = on_gone
         self._bundles: dict[int, Bundle] = {}
         self._by_cookie: dict[int, tuple[int, int]] = {}  # cookie -> wire id, descriptor
         self._newcomers: dict[int, Newcomer] = {}
@@ -56,8 +62,13 @@ class Escrow:
         if fd >= 0:
             bundle = self._bundles[wire_id]
             at = bundle.descriptors.index(fd)
+            self._on_gone(bundle.connections[at].id)
             del bundle.descriptors[at], bundle.connections[at]
             os.close(fd)
+
+    def held(self, wire_id: int) -> Bundle | None:
+        """Return a session that is held, without giving it back; None when none is."""
+        return self._bundles.get(wire_id)
 
     def take(self, wire_id: int) -> Bundle:
         """Give a session back; the caller owns its descriptors. Connections that ended are not in it."""
@@ -81,6 +92,8 @@ class Escrow:
         """Close every copy; the new process's own live on. Idempotent."""
         for bundle in self._bundles.values():
             close_all(bundle.descriptors)
+            for record in bundle.connections:
+                self._on_gone(record.id)
         close_all([newcomer.fd for newcomer in self._newcomers.values()])
         self._bundles.clear()
         self._by_cookie.clear()

@@ -15,7 +15,7 @@ come to rest by then it goes on, and is asked again after a pause that doubles e
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +51,7 @@ class Gate:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Session, None] = {}
-        self._ready: deque[Session] = deque()
+        self._ready: OrderedDict[Session, None] = OrderedDict()
         self._reluctant: list[Session] = []  # with undelivered bytes, which the new framing would misread
         self._resting: dict[Session, asyncio.TimerHandle] = {}  # open again; asked again later
         self._limits: dict[Session, asyncio.TimerHandle] = {}  # for how long a shared one is gated yet
@@ -86,7 +86,7 @@ class Gate:
             session: the session; one that is over, offered or asked already is left alone.
             together: its gate is only closed as long as all others' are, so it needs no limit of its own.
         """
-        if not session.connections or session.fenced or session in self._waiting:
+        if not session.connections or session.fenced or session in self._waiting or session in self._ready:
             return
         if self._misreadable(session):
             self._reluctant.append(session)
@@ -129,7 +129,7 @@ class Gate:
             self._on_change()
         elif session.obstacle() is None and session.stop_helpers() and session.obstacle() is None:
             self._answered(session)
-            self._ready.append(session)
+            self._ready[session] = None
             self._on_change()
 
     def _answered(self, session: Session) -> None:
@@ -143,8 +143,8 @@ class Gate:
         """Take sessions that stand at a boundary now, of so many connections together, or a larger one alone."""
         chosen: list[Session] = []
         room = size
-        while self._ready and (not chosen or room >= len(self._ready[0].connections)):
-            session = self._ready.popleft()
+        while self._ready and (not chosen or room >= len(next(iter(self._ready)).connections)):
+            session, _ = self._ready.popitem(last=False)
             if not session.connections:
                 continue
             if session.obstacle() is not None:

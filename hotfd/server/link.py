@@ -34,6 +34,13 @@ class Participant(Protocol):
 class Link:
     """One neighbour.
 
+    Attributes:
+        up: whether the neighbour is there.
+        introduced: whether this older neighbour knows the process that is to replace this one, which knows it too.
+        handovers: how many handovers of what had stayed behind in this older neighbour are on their way. What it has
+            given away by them comes on other channels than its end, and is to come first.
+        going: it has gone, and a handover is on its way.
+
     Args:
         channel: to it; whoever made it closes it.
         pid: its pid.
@@ -47,8 +54,9 @@ class Link:
         self.generation = generation
         self.newer = newer
         self.up = True
-        self.passed_on = False
-        """Whether this older neighbour has been told of a newer one than this process: it speaks for itself."""
+        self.introduced = False
+        self.handovers = 0
+        self.going = False
 
     def __repr__(self) -> str:
         return f"<Link to the {'newer' if self.newer else 'older'} process {self.pid}>"
@@ -92,8 +100,10 @@ class Links:
             participant.connected(link)
 
     def disconnect(self, link: Link) -> None:
-        """A neighbour is gone for good. Idempotent."""
-        if not link.up:
+        """A neighbour is gone for good, once every handover from it is decided. Idempotent."""
+        if link.handovers:
+            link.going = True
+        if not link.up or link.handovers:
             return
         link.up = False
         if self.newer is link:
@@ -102,6 +112,12 @@ class Links:
             self.older.remove(link)
         for participant in self.participants:
             participant.disconnected(link)
+
+    def handover_over(self, link: Link) -> None:
+        """A handover of what had stayed behind is decided: its sessions are here, or never will be."""
+        link.handovers -= 1
+        if link.going:
+            self.disconnect(link)
 
     def received(self, link: Link, arrival: Arrival) -> bool:
         """Give a neighbour's message to whom it concerns; False when it concerns nobody here."""

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from hotfd import _core, log
 from hotfd.errors import HandoffRefused, StateError, StateTooNew
 from hotfd.server.escrow import Escrow
@@ -27,6 +29,7 @@ from hotfd.server.gate import Gate
 from hotfd.server.outcome import Tally
 from hotfd.server.snapshot import Readers, Writers, capture, decode_states, restore, rewritten
 from hotfd.server.tasks import detached
+from hotfd.server.witness import Witness
 from hotfd.state import encode_any
 from hotfd.transfer.offer import Bundle, pack
 from hotfd.wire import messages as m
@@ -126,7 +129,8 @@ class Moving:
     ) -> None:
         self.engine = engine
         self.gate = Gate(engine, same_framing=same_framing, on_change=on_change)
-        self.escrow = Escrow()
+        self.escrow = Escrow(engine.bus.forget)
+        self.witness = Witness()
         self.tally = Tally()
         self.first_refusal: m.Refusal | None = None
         self.committed = 0
@@ -210,6 +214,8 @@ class Moving:
             self._announce({bundle.record.kind for _, bundle in bundles})
             for part in pack(offer, first, [bundle for _, bundle in bundles], process):
                 self._channel.send(part.message, [part.memfd, *part.descriptors], owned=[part.memfd])
+            for _, bundle in bundles:  # while the new process reads the offer: nobody waits for this
+                self.witness.note(bundle)
         except OSError as error:
             raise HandoffRefused(
                 "descriptor-limit", f"no descriptor or memory for an offer ({error.strerror}); raise LimitNOFILE"
@@ -261,6 +267,7 @@ class Moving:
 
     def _keep(self, session: Session, code: str, detail: str) -> None:
         self.tally.count("kept", len(session.connections), code)
+        self.tally.sample.add(session, code, detail)
         log.event(logging.WARNING, "session-kept", session=session.id, code=code, reason=detail)
         self._on_kept(session, code, detail)
 
@@ -456,14 +463,27 @@ class Moving:
         self.engine.resume(session)
         return session
 
-    def restore_committed(self, wire_id: int, read: Readers) -> None:
-        """Serve a committed session here again; the new process is certainly dead and had not touched it."""
+    def restore_committed(self, wire_id: int, read: Readers, *, spent: bool = False, reason: str | None = None) -> None:
+        """Serve a committed session here again; the new process is certainly dead, and its byte streams are whole.
+
+        Args:
+            wire_id: the session.
+            read: reads its states.
+            spent: what it had received and not been given, and had written and not sent, is done with.
+            reason: the reason code to count it by, if it is no plain return.
+        """
         bundle = self.escrow.take(wire_id)
         if not bundle.connections:
             return  # the process-wide state, which is still here; or a session that has ended
+        if spent:
+            bundle.connections = [
+                msgspec.structs.replace(record, undelivered=b"", unsent=b"", merged=None)
+                for record in bundle.connections
+            ]
         states = decode_states(bundle, read)
         self.engine.adopt([restore(bundle, states, self.engine.framing, self.engine)])
-        self._recount(bundle, "returned")
+        self._uncount(bundle)
+        self.tally.count("returned", len(bundle.connections), reason)
 
     def close_committed(self, wire_id: int) -> None:
         """End a committed session that was touched and whose process is dead: reset its connections.
@@ -474,13 +494,15 @@ class Moving:
         if bundle.connections:
             for fd in bundle.descriptors:
                 reset(fd)
-            self._recount(bundle, "closed")
-            self.tally.reasons["lost-in-new-process"] += 1
+            for record in bundle.connections:
+                self.engine.bus.forget(record.id)
+            self._uncount(bundle)
+            self.tally.lose(bundle.record.id, len(bundle.connections))
 
-    def _recount(self, bundle: Bundle, fate: str) -> None:
+    def _uncount(self, bundle: Bundle) -> None:
+        """A session that was counted as moved has not."""
         self.tally.sessions["moved"] -= 1
         self.tally.connections["moved"] -= len(bundle.connections)
-        self.tally.count(fate, len(bundle.connections))
 
     def close(self) -> None:
         """Forget the book; nothing of it is open any more but the escrow, which is closed here."""

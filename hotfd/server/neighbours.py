@@ -1,13 +1,17 @@
 """Generations that overlap: how a process gets to know its neighbours after the first handoff.
 
 Two processes of a handoff are linked by its channel. When the newer one is replaced itself while the older still
-serves what has stayed behind, it makes the two others neighbours of each other, and parts from both::
+serves what has stayed behind, it makes the two others neighbours of each other, and parts from the older::
 
-    G1 ---- G2            G2 hands over to G3:       G1 ---- G2 ---- G3
-                          G2 has settled:            G1 ------------ G3     (G2 leaves when nothing is left in it)
+    G1 ---- G2            G2 begins to hand over to G3:  G1 ---- G2 ---- G3, and G1 .... G3 introduced
+                          G2 has settled, or is dead:    G1 ------------ G3    (G2 leaves when nothing is left in it)
+                          G3 has failed:                 G1 ---- G2
 
-It makes a socket pair for that, and gives one end to each (``Newest`` to the older, ``Elder`` to the newest).
-On the new link, sessions that had stayed behind are handed over, each time on a channel of its own (``Handover``).
+They are *introduced* before anything moves, so that they find each other also when the process between them dies: it
+makes a socket pair, and gives one end to each (``Newest`` to the older, ``Elder`` to the newest). On that link the
+older one says what it holds, for the directory; for everything else it counts only when the one between them has been
+replaced (``Replaced``) or has gone. Then sessions that had stayed behind are handed over on it, each time on a channel
+of its own (``Handover``).
 """
 
 from __future__ import annotations
@@ -41,6 +45,9 @@ MAX_OLDER: Final = 64
 class Neighbours:
     """The older and the newer processes beside one, for as long as there are any. Owns the channels of their links.
 
+    A participant of the links itself, and the first: who is introduced takes the place of who has gone before the
+    others hear of that, so that this process is never the newest in between.
+
     Args:
         engine: whose neighbours they are.
         generation: of this process.
@@ -52,11 +59,55 @@ class Neighbours:
         self._remainder = Remainder(engine, generation)
         self._departed: Cutover | None = None  # the handoff by which this process was replaced
         self._channels: dict[Link, Channel] = {}
-        self._handovers: set[Takeover] = set()
+        self._introduced: dict[Link, Link] = {}  # links that do not count yet, and who has brought them
+        self._handovers: dict[Takeover, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        engine.links.participants.insert(0, self)
         engine.links.on_channel = self._channel_came
 
+    # -- as a participant ----------------------------------------------------------------------------
+
+    def connected(self, link: Link) -> None:
+        """A neighbour: introduce the older ones to one that is to replace this process."""
+        links = self._engine.links
+        for older in list(links.older) if link.newer else [link]:
+            if links.newer is not None and not older.introduced:
+                self._introduce(older, links.newer)
+                if self._departed is not None:
+                    self._let_part(older)
+
+    def disconnected(self, link: Link) -> None:
+        """A neighbour has gone: those whom it has introduced count from here on."""
+        if link.newer and self._departed is None:  # the handoff has failed; the next one introduces them again
+            for older in self._engine.links.older:
+                older.introduced = False
+        self._promote(link)
+
+    def received(self, link: Link, message: m.Message) -> bool:
+        """Take a neighbour's message; False when it is for another participant."""
+        match message:
+            case m.Replaced() if link.newer:
+                self._part(link)
+            case m.Replaced():
+                self._promote(link)
+            case m.Linked() if link in self._introduced:
+                self._count(link)
+            case _:
+                return False
+        return True
+
     # -- in the process that is replaced -------------------------------------------------------------
+
+    def _introduce(self, older: Link, newest: Link) -> None:
+        """Make an older process and the newest one known to each other."""
+        try:
+            one, other = _core.channel_pair()
+        except OSError as error:  # no descriptor: what is in the older process stays there until it ends
+            log.event(logging.ERROR, "neighbour-not-introduced", pid=older.pid, reason=error.strerror)
+            return
+        older.introduced = True
+        older.send(m.Newest(newest.pid, newest.generation), [one], owned=[one])
+        newest.send(m.Elder(older.pid, older.generation), [other], owned=[other])
 
     def replaced(self, cutover: Cutover) -> None:
         """Another process serves now: part from the older ones, and move what has stayed behind when it is wanted.
@@ -65,51 +116,38 @@ class Neighbours:
             cutover: the handoff, completed; it is closed with everything else.
         """
         self._departed = cutover
-        if cutover.link is not None:
-            self._pass_on(cutover.link)
+        if cutover.link is not None and cutover.link.up:
+            # The newest first: it keeps from here on what the others will need of it.
+            cutover.link.send(m.Replaced())
+        for older in list(self._engine.links.older):
+            self._let_part(older)
         self._remainder.start()
 
-    def _pass_on(self, newest: Link) -> None:
-        """Make each older process a neighbour of the newest one."""
-        for older in list(self._engine.links.older):
-            try:
-                one, other = _core.channel_pair()
-            except OSError as error:  # no descriptor: what is in the older process stays there until it ends
-                log.event(logging.ERROR, "neighbour-not-passed-on", pid=older.pid, reason=error.strerror)
-                return
-            older.passed_on = True
-            # The newest first: it must expect the older one before it can hear that this process has gone.
-            newest.send(m.Elder(older.pid, older.generation), [other], owned=[other])
-            older.send(m.Newest(newest.pid, newest.generation), [one], owned=[one])
+    def _let_part(self, older: Link) -> None:
+        if older.introduced:
+            older.send(m.Replaced())
 
     # -- in the others -------------------------------------------------------------------------------
 
     def _channel_came(self, link: Link, message: m.Message, fd: int) -> None:
         match message:
             case m.Newest(pid=pid, generation=generation) if link.newer:
-                self._relink(fd, pid, generation)
+                for former in [known for known, by in self._introduced.items() if known.newer and by is link]:
+                    self._drop(former)  # another handoff of the same process, which has failed
+                self._meet(fd, pid, generation, link, newer=True)
             case m.Elder(pid=pid, generation=generation) if not link.newer and len(self._channels) < MAX_OLDER:
-                self._link(fd, pid, generation, newer=False)
+                self._meet(fd, pid, generation, link, newer=False)
             case m.Handover() if not link.newer:
                 self._take(fd, link)
             case _:
                 os.close(fd)
 
-    def _relink(self, fd: int, pid: int, generation: int) -> None:
-        """In the older process: another one is the newest now."""
-        links = self._engine.links
-        before = links.newer
-        self._link(fd, pid, generation, newer=True)
-        if before is not None:  # after the new one is there, so that this process is never the newest in between
-            links.disconnect(before)
-            before.channel.close()
-            self._channels.pop(before, None)
-        self._remainder.want_all()
+    def _meet(self, fd: int, pid: int, generation: int, by: Link, *, newer: bool) -> None:
+        """A process has been introduced: it does not count yet, but for what it holds."""
 
-    def _link(self, fd: int, pid: int, generation: int, *, newer: bool) -> None:
         def arrived(arrival: Arrival) -> None:
             try:
-                if isinstance(arrival.message, m.LinkMessage) and not isinstance(arrival.message, m.Linked):
+                if isinstance(arrival.message, m.LinkMessage):
                     self._engine.links.received(link, arrival)
             finally:
                 arrival.close()
@@ -117,16 +155,57 @@ class Neighbours:
         def ended(error: ChannelError | None = None) -> None:
             if error is not None:
                 log.event(logging.WARNING, "neighbour-lost", pid=pid, reason=str(error))
-            self._engine.links.disconnect(link)
-            channel.close()
-            self._channels.pop(link, None)
+            self._drop(link)
 
         channel = Channel(fd, arrived, ended, ended)
         channel.peer = pid
         link = Link(channel, pid=pid, generation=generation, newer=newer)
         self._channels[link] = channel
+        self._introduced[link] = by
+        self._remainder.hold(self._uncertain)
         channel.start()
+        self._engine.rooms.directory.connected(link)
+
+    def _promote(self, by: Link) -> None:
+        for link in [link for link, introducer in self._introduced.items() if introducer is by]:
+            self._count(link)
+
+    def _count(self, link: Link) -> None:
+        """Who was introduced is a neighbour from here on."""
+        del self._introduced[link]
         self._engine.links.connect(link)
+        self._remainder.hold(self._uncertain)
+        if link.newer:
+            self._remainder.want_all()
+
+    @property
+    def _uncertain(self) -> bool:
+        """Whether the newer process is being replaced, and takes nothing now."""
+        return any(link.newer for link in self._introduced)
+
+    def _part(self, link: Link) -> None:
+        """The newer process has been replaced: another one is the newest now, if that still lives."""
+        if link in self._introduced:  # and the one that this process takes for the newest is dead, as it will notice
+            self._drop(link)
+            return
+        self._engine.links.disconnect(link)
+        link.channel.close()
+        self._channels.pop(link, None)
+
+    def _drop(self, link: Link) -> None:
+        """A neighbour that was introduced here has gone, whether it counted or not."""
+        by = self._introduced.pop(link, None)
+        if by is None:
+            self._engine.links.disconnect(link)
+        elif link.up:
+            link.up = False
+            for other, introducer in self._introduced.items():
+                if introducer is link:  # it takes the place of who has brought it
+                    self._introduced[other] = by
+            self._engine.rooms.directory.disconnected(link)
+            self._remainder.hold(self._uncertain)
+        if (channel := self._channels.pop(link, None)) is not None:
+            channel.close()
 
     # -- what had stayed behind comes ----------------------------------------------------------------
 
@@ -135,12 +214,13 @@ class Neighbours:
             os.close(fd)  # the older process tries again with whoever replaces this one
             return
         takeover = Takeover.of_remainder(fd, self._engine, link.pid)
-        self._handovers.add(takeover)
-        task = asyncio.get_running_loop().create_task(self._run(takeover), name="hotfd-handover")
+        self._handovers[takeover] = link
+        link.handovers += 1
+        task = asyncio.get_running_loop().create_task(self._run(takeover, link), name="hotfd-handover")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, takeover: Takeover) -> None:
+    async def _run(self, takeover: Takeover, link: Link) -> None:
         try:
             await takeover.hello()
             await takeover.ready()
@@ -148,8 +228,9 @@ class Neighbours:
         except HandoffRefused as refusal:
             log.event(logging.INFO, "remainder-not-taken", code=refusal.code, reason=refusal.detail)
         finally:
-            self._handovers.discard(takeover)
+            del self._handovers[takeover]
             takeover.close()
+            self._engine.links.handover_over(link)
 
     async def quiet(self) -> None:
         """Take nothing more that had stayed behind, and wait until what is on its way is decided."""
@@ -160,8 +241,9 @@ class Neighbours:
             await asyncio.wait(list(self._tasks), timeout=QUIET_LIMIT)
 
     def loud(self) -> None:
-        """This process goes on to serve: what had stayed behind may come again."""
+        """This process goes on to serve: what had stayed behind may come again, and nothing is to move from here."""
         self._open = True
+        self._remainder.forget()
 
     async def aclose(self) -> None:
         """Part from everybody, once what was said is in the kernel. Idempotent."""
@@ -178,13 +260,13 @@ class Neighbours:
 
     def _close(self) -> None:
         self._open = False
+        for link in list(self._introduced):  # first, so that none takes the place of another
+            self._drop(link)
         if self._departed is not None:
             self._departed.close()
         for task in self._tasks:
             task.cancel()
         for takeover in list(self._handovers):
             takeover.close()
-        for link, channel in list(self._channels.items()):
-            self._engine.links.disconnect(link)
-            channel.close()
-        self._channels.clear()
+        for link in list(self._channels):
+            self._drop(link)

@@ -28,6 +28,8 @@ class Options:
         deadline: seconds that the new process may take to become ready, and at most for any later answer.
         boundary_timeout: seconds that sessions may take to reach a boundary.
         laggards: what happens to those that do not: ``keep`` them here, or ``close`` them.
+        on_loss: with ``together``, what becomes of untouched sessions whose process-wide state the dead new process
+            may have changed: ``close`` them, or let them go on with the ``stale`` state of the old process.
         probation: seconds after the last commit in which the new process can still fail without loss.
         force: hand over although the service would lose its main process.
         command: program and arguments of the new process, or None for those of this one.
@@ -41,6 +43,7 @@ class Options:
     deadline: float = 60.0
     boundary_timeout: float = 10.0
     laggards: Literal["keep", "close"] = "keep"
+    on_loss: Literal["close", "stale"] = "close"
     probation: float = 5.0
     force: bool = False
     command: tuple[str, ...] | None = None

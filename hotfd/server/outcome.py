@@ -13,11 +13,12 @@ from typing import Any
 
 from hotfd import log
 from hotfd.report import Counts, Outcome, Pause, Report
+from hotfd.server.laggards import Sample
 
 FATES = ("moved", "kept", "returned", "closed")
 
 NAMED_SESSIONS = 100
-"""Sessions that a handoff names in events; of further ones its report has the counts by reason."""
+"""Sessions that a handoff names in events, and lost ones in its report; of further ones its report has the counts by reason."""
 
 
 @dataclass(slots=True)
@@ -27,6 +28,8 @@ class Tally:
     sessions: Counter[str] = field(default_factory=Counter)
     connections: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    sample: Sample = field(default_factory=Sample)
+    lost: list[str] = field(default_factory=list)
 
     def count(self, fate: str, connections: int, reason: str | None = None) -> None:
         """Count one session of so many connections."""
@@ -34,6 +37,12 @@ class Tally:
         self.connections[fate] += connections
         if reason is not None:
             self.reasons[reason] += 1
+
+    def lose(self, session: str, connections: int) -> None:
+        """Count a session that was closed because nobody knows what the dead new process has done with it."""
+        self.count("closed", connections, "lost-in-new-process")
+        if len(self.lost) < NAMED_SESSIONS:
+            self.lost.append(session)
 
     def counts(self) -> tuple[Counts, Counts]:
         """Return the counts of connections and of sessions."""
@@ -110,6 +119,8 @@ class Journal:
             elapsed_ms=round((monotonic() - self._began) * 1000, 3),
             phases_ms=self._phases,
             dry_run=self._dry_run,
+            laggards=tally.sample.laggards,
+            lost=tally.lost,
         )
         if not self._dry_run:
             _log(report)

@@ -159,7 +159,7 @@ class Follow:
         assert self._hello is not None
         if self._hello.unreadable is not None:
             # Where the newest code is the older one, somebody has asked for that; what comes later follows suit.
-            self._writers, rewritten = rewrite(engine, self._hello)
+            self._writers, rewritten = rewrite(engine, self._announced, self._hello)
             self._channel.send(rewritten)
 
     def _book(self) -> Moving:
@@ -269,7 +269,7 @@ class Follow:
             await watch.wait()
         if watch.dead:
             self.catch_up()
-            take_back(self.engine, self._machine, moving, self._touch, one_unit=False)
+            take_back(self.engine, self._machine, moving, self._touch, "session")
 
 
 class Remainder:
@@ -286,6 +286,7 @@ class Remainder:
         self._due: set[str] = set()
         self._all = False
         self._active = False
+        self._held = False
         self._task: asyncio.Task[None] | None = None
         engine.rooms.on_must_move = self.want
         engine.rooms.on_wanted = self.want
@@ -305,14 +306,23 @@ class Remainder:
         self._all = True
         self._go()
 
+    def hold(self, held: bool) -> None:
+        """While the newest process is being replaced, and takes nothing, wait for what becomes of that."""
+        self._held = held
+        self._go()
+
+    def forget(self) -> None:
+        """No other process serves: nobody waits for what is here to be elsewhere."""
+        self._due.clear()
+
     def _go(self) -> None:
-        if self._active and self._task is None and (self._all or self._due):
+        if self._active and not self._held and self._task is None and (self._all or self._due):
             self._task = detached(self._run(), "hotfd-remainder")
 
     async def _run(self) -> None:
         pause = RETRY[0]
         try:
-            while (link := self._engine.links.newer) is not None and (sessions := self._chosen()):
+            while not self._held and (link := self._engine.links.newer) is not None and (sessions := self._chosen()):
                 everything, self._all = self._all, False
                 timeout = ALL_TIMEOUT if everything else SOME_TIMEOUT
                 await Follow(self._engine, link, self._generation, sessions, timeout).run()

@@ -10,17 +10,18 @@ from hotfd.server.snapshot import Writers
 from hotfd.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from hotfd.server.engine import Engine
     from hotfd.state import Codec
 
 
-def rewrite(engine: Engine, hello: m.Hello) -> tuple[Writers, m.Rewritten]:
+def rewrite(engine: Engine, asked: Collection[str], hello: m.Hello) -> tuple[Writers, m.Rewritten]:
     """Find how the states of this process are written for code that cannot read them as they are.
 
     Args:
         engine: whose states they are.
+        asked: the kinds of shared state that the new process was asked about.
         hello: what the new process has said of its own.
 
     Returns:
@@ -39,14 +40,15 @@ def rewrite(engine: Engine, hello: m.Hello) -> tuple[Writers, m.Rewritten]:
     for name in known.schemas:
         if name in hello.kinds:
             shared[name], schemas[name] = _written_for(known.codec(name), hello.kinds[name], hello)
-        elif any(session.kind == name for session in engine.sessions.values()):
-            raise HandoffRefused("state-downgrade", _without(name))
+        elif name in asked and any(session.kind == name for session in engine.sessions.values()):
+            problem = "is the state of shared sessions, and the older code has no such class"
+            raise HandoffRefused("state-downgrade", f"{_called(name)}: {problem}")
 
     def write_shared(name: str, value: Any) -> bytes:
         if name == NOTHING:
             return known.encode(name, value)
-        if name not in shared:  # made since the new process was asked what it has
-            raise StateTooNew(*_without(name).split(": ", 1))
+        if name not in shared:
+            raise StateTooNew(_called(name), "came up after the older code was asked what it knows")
         return shared[name](value)
 
     return Writers(connection, write_shared), m.Rewritten(schema, schemas)
@@ -65,5 +67,5 @@ def _written_for(
     return writer.encode, writer.schema
 
 
-def _without(name: str) -> str:
-    return f"{name.rpartition(':')[2]}: is the state of shared sessions, and the older code has no such class"
+def _called(kind: str) -> str:
+    return kind.rpartition(":")[2]

@@ -146,6 +146,7 @@ def _leave_behind(cutover: Driver, moving: Moving) -> None:
     for session, (code, detail) in moving.gate.give_up_waiting():
         level = logging.DEBUG if cutover.journal.silent else logging.WARNING
         log.event(level, "laggard", session=session.id, code=code, reason=detail, policy=policy)
+        moving.tally.sample.add(session, code, detail)
         if policy == "close":
             moving.tally.count("closed", len(session.connections), code)
             cutover.journal.session(session.id, "closed", code, detail)

@@ -38,6 +38,8 @@ class Rooms:
         """Called with a session that is to move to a newer process, which has what its connection joins."""
         self.on_wanted: Callable[[Session], None] = lambda session: None
         """Called with a session that a connection of a newer process waits for."""
+        self.on_founded: Callable[[Session], None] = lambda session: None
+        """Called with a session that its first connection has just joined."""
         self._engine = engine
         self._by_key: dict[str, Session] = {}
         self._waiting: dict[str, dict[Connection[Any], None]] = {}
@@ -90,6 +92,8 @@ class Rooms:
                 state = self.kinds.new(kind)
                 self._enter(connection, Session(self._engine.new_id("s"), key, kind, state))
                 return True
+            case Verdict.ORPHANED:
+                raise SessionElsewhere(None)
             case Verdict.MOVE:
                 if connection._immovable is not None:
                     raise SessionElsewhere(connection._immovable)
@@ -102,9 +106,11 @@ class Rooms:
         self._quit(connection)
         target.connections.append(connection)
         connection._session = target
+        connection._joining = None  # before the gate opens, which may start the handler
         connection._gate(target.gated)
         if self._engine.sessions.get(target.id) is not target:
             self._engine.keep(target)
+            self.on_founded(target)
         log.event(logging.DEBUG, "joined", connection=connection.id, session=target.id)
 
     def leave(self, connection: Connection[Any]) -> None:

@@ -85,7 +85,8 @@ class Takeover:
         self._touch: TouchMap | None = None
         self._newcomers = 0
         self._collector = CollectorPause()
-        self._hold = False
+        self._hold = False  # nothing is accepted before the first commit
+        self._one_unit = False  # all sessions move together
         self._link: Link | None = None
         self._sessions = 0
         self._pauses_ms: list[float] = []
@@ -185,7 +186,8 @@ class Takeover:
             # The old process may write for this one, if it is told how.
             told = {"schema": codec.schema, "kinds": self._engine.rooms.kinds.known(setup.kinds)}
         if unreadable is None:
-            self._custody = Custody(Readers.of(self._engine, setup.schema, setup.kinds), self._import_state)
+            read = Readers.of(self._engine, setup.schema, setup.kinds)
+            self._custody = Custody(read, self._import_state, self._engine.bus)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         spec = self._engine.framing.spec()
         if self.done.done():
@@ -332,7 +334,7 @@ class Takeover:
         if problem is not None:
             self._start(self._fail_and_leave("state-downgrade", problem))
             return
-        self._custody = Custody(Readers.of(engine, message.schema, message.kinds), self._import_state)
+        self._custody = Custody(Readers.of(engine, message.schema, message.kinds), self._import_state, engine.bus)
 
     def _take_listeners(self, message: m.Listeners, arrival: Arrival) -> None:
         """Take the touch map and the listening sockets, which are matched by cookie."""
@@ -359,7 +361,7 @@ class Takeover:
                 sock.close()
         if self._remainder:
             return
-        self._hold = message.hold
+        self._hold = self._one_unit = message.hold
         self._collector.begin()
         self._engine.on_newcomer = self._newcomer
         self._engine.on_ended = self._ended
@@ -384,7 +386,10 @@ class Takeover:
             if bundle.record.id == PROCESS:
                 continue
             touch = partial(self._touch.mark, id) if self._touch is not None and self._watched() else None
-            sessions.append(restore(bundle, states, self._engine.framing, self._engine, touch))
+            session = restore(bundle, states, self._engine.framing, self._engine, touch)
+            if touch is not None and self._touch is not None and self._one_unit and len(session.connections) == 1:
+                session.connections[0]._expect_rest(partial(self._touch.rest, id), touch)
+            sessions.append(session)
             self._pauses_ms += [(now - record.fenced_ns) / 1e6 for record in bundle.connections]
         self._sessions += len(sessions)
         self._engine.adopt(sessions)
@@ -441,7 +446,7 @@ class Takeover:
             self._engine.on_newcomer = self._engine.on_ended = None
         for session in self._engine.sessions.values():
             for connection in session.connections:
-                connection._touched()
+                connection._unhook()
 
     def _settled(self) -> None:
         log.event(

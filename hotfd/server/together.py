@@ -135,6 +135,8 @@ async def _close_the_gate(cutover: Cutover, moving: Moving, deadline: float) -> 
         moving.gate.reopen_all()
         engine.start_accepting()
         if loop.time() >= deadline:
+            for session, (code, detail) in busy:
+                moving.tally.sample.add(session, code, detail)
             what = ", ".join(f"{session.id} ({code})" for session, (code, _) in busy[:3]) or "never all at once"
             raise HandoffRefused(
                 "no-boundary",

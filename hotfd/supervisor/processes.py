@@ -24,12 +24,12 @@ class Processes:
     Args:
         on_exit: called once for each watched process that is certainly dead, with its pid and its status as of
             a shell, or None where that is not to be known.
-        on_reaped: called when processes were reaped that nobody watches.
+        on_stranger: called with the pid of each process that was reaped, and that nobody watches.
     """
 
-    def __init__(self, on_exit: Callable[[int, int | None], None], on_reaped: Callable[[], None]) -> None:
+    def __init__(self, on_exit: Callable[[int, int | None], None], on_stranger: Callable[[int], None]) -> None:
         self._on_exit = on_exit
-        self._on_reaped = on_reaped
+        self._on_stranger = on_stranger
         self._watched: dict[int, ProcessWatch] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
@@ -58,15 +58,12 @@ class Processes:
 
     def reap(self) -> None:
         """Reap whatever has exited."""
-        strangers = False
         while (found := _exited_child()) is not None:
             if found in self._watched:
                 self._exited(found)
             else:
                 _reaped(found)
-                strangers = True
-        if strangers:
-            self._on_reaped()
+                self._on_stranger(found)
 
     def _exited(self, pid: int) -> None:
         watch = self._watched.pop(pid, None)

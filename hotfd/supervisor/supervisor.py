@@ -24,7 +24,8 @@ import prctl
 from hotfd import log, systemd
 from hotfd._version import __version__
 from hotfd.control.endpoint import Endpoint
-from hotfd.control.runtime import RuntimeDirectory
+from hotfd.control.runtime import RuntimeDirectory, socket_name
+from hotfd.control.sweep import remove_dead
 from hotfd.errors import ControlError, HandoffRefused
 from hotfd.supervisor.actions import (
     Action,
@@ -82,6 +83,7 @@ class Supervisor:
         self._manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}
         self._watchdog = systemd.watchdog_interval(os.environ, os.getpid())
         self._started = time.time()
+        self._directory: RuntimeDirectory | None = None
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ class Supervisor:
             stack.callback(self._inbox.close)
             self._launcher = Launcher(self._settings.command, self._inbox.address)
             self._launcher.listen(self._settings.listen, stack)
-            self._processes = Processes(self._exited, self._changed)
+            self._processes = Processes(self._exited, self._stranger_exited)
             stack.callback(self._processes.close)
             self._orders = Orders(self._service, self._about, self.until, self._inbox.drain)
             self._handle_signals(stack)
@@ -127,7 +129,7 @@ class Supervisor:
     async def _open_control(self, stack: AsyncExitStack) -> None:
         endpoint = Endpoint(self._orders, self._greeting, attended=ATTENDED)
         try:
-            directory = stack.enter_context(RuntimeDirectory.open())
+            directory = self._directory = stack.enter_context(RuntimeDirectory.open())
             await endpoint.start(directory)
             stack.push_async_callback(endpoint.aclose)
         except (ControlError, OSError) as error:
@@ -243,15 +245,22 @@ class Supervisor:
         self._inbox.drain()
         worker = next((w for w in self._service.workers.values() if pid in w.processes), None)
         if worker is None:
-            self._changed()
+            self._stranger_exited(pid)
             return
+        self._tidy_up_after(pid)
         heirs = self._family.heirs(worker) if pid == worker.server else set()
         event = partial(Worker.exited, pid=pid, status=status, heirs=heirs, now=self._loop.time())
         self._tell(worker.number, event)
 
-    def _changed(self) -> None:
+    def _stranger_exited(self, pid: int) -> None:
         """Something has ended that no worker knows: when everything else has too, that was the last of it."""
+        self._tidy_up_after(pid)
         self._do(())
+
+    def _tidy_up_after(self, pid: int) -> None:
+        """Remove the control socket of a process that was killed, and could not do so itself."""
+        if self._directory is not None:
+            remove_dead(self._directory, socket_name(pid))
 
     # -- what servers say ----------------------------------------------------------------------------
 

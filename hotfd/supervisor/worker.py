@@ -16,7 +16,7 @@ No I/O and no clock: events come with the time, and every method returns the act
 The rule that matters: nothing is started while a process lives that serves, or may yet come to serve. Such
 processes are the *server* (it said so, by sd_notify), the *root* (what was started; the server may run below it, as
 in ``sh -c "python server.py; true"``), and, after the server has died in a handoff, its *heirs*. *Elders*
-have handed over and serve what stayed with them; they are in nobody's way.
+have handed over and serve what stayed with them, and *husks* are the shells around them; they are in nobody's way.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class Worker:
         root: the process that was started, while it lives.
         elders: processes that have handed over, and still live.
         heirs: processes that may come to serve, while nobody does.
+        husks: what was started around a server that has handed over, while it lives.
         status: exit status of the last of them that ended, as of a shell: 128 + N when signal N killed it.
         crashes: crashes in a row.
     """
@@ -114,6 +115,7 @@ class Worker:
         self.root: int | None = None
         self.elders: set[int] = set()
         self.heirs: set[int] = set()
+        self.husks: set[int] = set()
         self.status = 0
         self.crashes = 0
         self.restarted = 0
@@ -141,7 +143,7 @@ class Worker:
     def processes(self) -> set[int]:
         """All processes that it knows."""
         known = {self.server, self.root} - {None}
-        return {pid for pid in known if pid is not None} | self.elders | self.heirs
+        return {pid for pid in known if pid is not None} | self.elders | self.heirs | self.husks
 
     @property
     def doubtful(self) -> set[int]:
@@ -185,7 +187,7 @@ class Worker:
 
     def succeeded(self, new: int, now: float) -> list[Action]:
         """A new process owns everything; the one before it, if it lives, has become an elder."""
-        if new == self.server or new in self.elders or self.phase is Phase.OVER:
+        if new == self.server or new in self.elders | self.husks or self.phase is Phase.OVER:
             return []
         if self.server is not None:
             self.elders.add(self.server)
@@ -200,6 +202,10 @@ class Worker:
     def _serves(self, pid: int, now: float) -> list[Action]:
         known = pid in self.processes
         self.heirs.discard(pid)
+        if self.phase is not Phase.STARTING and self.root is not None:
+            # Either the server before, or the shell around it, which ends with it.
+            self.husks |= {self.root} - self.elders
+            self.root = None
         self.server = pid
         self._meant, self._ready_at = False, now
         self._enter(Phase.SERVING)
@@ -247,6 +253,7 @@ class Worker:
 
     def _forget(self, pid: int) -> None:
         self.elders.discard(pid)
+        self.husks.discard(pid)
         self._silent_since.pop(pid, None)
         self._spoke.discard(pid)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from hotfd.errors import ConnectionMoved
 from hotfd.framing import Framing, Lines
 from hotfd.server.engine import Engine
+from hotfd.server.kinds import Kinds
 from hotfd.state import Codec, State
 from hotfd.testing.client import Client
 from hotfd.testing.mover import Mover
-from hotfd.testing.passage import Boundary, Passage
+from hotfd.testing.passage import Boundary, Passage, Unit
 from hotfd.testing.program import Handler, Hook, PerProcess, Program, Programs
 from hotfd.testing.travel import HandoverFailed
 
 if TYPE_CHECKING:
+    from hotfd.server.bus import Bus
     from hotfd.server.connection import Connection
 
 Handoffs = Literal["every", "never"] | int | Callable[[Boundary], bool]
@@ -36,6 +39,7 @@ async def serve(
     *,
     framing: Framing | None = None,
     state: type[Any] | State[Any] | None = None,
+    session_states: Sequence[type[Any] | State[Any]] = (),
     on_start: Hook | None = None,
     export_state: Hook | None = None,
     import_state: Callable[[Any], Any] | None = None,
@@ -47,12 +51,14 @@ async def serve(
     A handover does what a handoff does, but for the second process: the handler's helpers are stopped, its
     state is written and must come back as it went, :exc:`hotfd.HandedOff` unwinds it, and it starts again
     with ``resumed`` true, the state that was read, and the bytes that it had not been given. It happens
-    between every two frames, also when they arrive together, and before the first.
+    between every two frames, also when they arrive together, and before the first. The connections of a shared
+    session are handed over together, when all their handlers have come to rest after what one of them was given.
 
     Args:
         handler: serves one connection; or a :class:`Program`, or :func:`per_process` of what makes one.
         framing: as :class:`hotfd.Server` takes it.
         state: likewise.
+        session_states: likewise.
         on_start: likewise; called for each process that there would be.
         export_state: likewise. With it all connections are handed over at once, with what it returns.
         import_state: likewise.
@@ -64,16 +70,24 @@ async def serve(
         the harness, which makes clients.
 
     Raises:
-        HandoverFailed: a handover went wrong, or, at the end, a connection never came to a boundary at
-            which it could be handed over, so that the test has tested nothing.
-        StateError: the state's type cannot travel.
+        HandoverFailed: a handover went wrong, or, at the end, a connection or a shared session never came to a
+            boundary at which it could be handed over, so that the test has tested nothing.
+        StateError: a state's type cannot travel.
         ValueError: an argument is none of what is said above.
     """
     if not isinstance(handler, Program | PerProcess):
         handler = Program(handler, on_start, export_state, import_state)
     elif on_start or export_state or import_state:
         raise ValueError("a Program says its hooks itself; give them there")
-    harness = Harness(Programs(handler), framing or Lines(), Codec.of(state), _chooser(handoffs), timeout)
+    home = _home(handler)
+    harness = Harness(
+        Programs(handler),
+        framing or Lines(),
+        Codec.of(state),
+        (Kinds(home, session_states), Kinds(home, session_states)),
+        _chooser(handoffs),
+        timeout,
+    )
     try:
         await harness._start()
         yield harness
@@ -100,6 +114,12 @@ def _chooser(handoffs: Handoffs) -> Callable[[Boundary], bool] | None:
     raise ValueError(f"handoffs is 'every', 'never', a positive integer or a function, not {handoffs!r}")
 
 
+def _home(handler: Program | PerProcess) -> str:
+    """Return the name of the module in which a handler and its types live."""
+    code = handler.make if isinstance(handler, PerProcess) else handler.handler
+    return getattr(code, "__module__", "__main__")
+
+
 class Harness:
     """A server under test. Made by :func:`serve`.
 
@@ -107,6 +127,7 @@ class Harness:
         programs: what is served.
         framing: where frames end.
         codec: the state of a connection.
+        kinds: the states of shared sessions that this process knows, and those that a new one would.
         choose: says at which boundaries to hand over; None for never.
         timeout: seconds that a client waits.
     """
@@ -116,11 +137,13 @@ class Harness:
         programs: Programs,
         framing: Framing,
         codec: Codec[Any],
+        kinds: tuple[Kinds, Kinds],
         choose: Callable[[Boundary], bool] | None,
         timeout: float,
     ) -> None:
         self._programs = programs
-        self._engine = Engine(self._handle, framing, codec)
+        known, self._known_anew = kinds
+        self._engine = Engine(self._handle, framing, codec, known)
         self._mover: Mover | None = None
         self._choose = choose
         self._timeout = timeout
@@ -135,6 +158,11 @@ class Harness:
         """Host and port that the server listens on, for clients of the test's own."""
         host, port = self._engine.listeners[LISTEN].sock.getsockname()
         return host, port
+
+    @property
+    def bus(self) -> Bus:
+        """The bus, to publish on and to hear what handlers do; ``server.bus`` in a program."""
+        return self._engine.bus
 
     @property
     def handovers(self) -> int:
@@ -171,7 +199,7 @@ class Harness:
         if self._mover is None:
             return "nothing was to be handed over"
         boundaries = sum(passage.boundaries for passage in self._passages)
-        stayed = sum((passage.stayed for passage in self._passages), Counter[tuple[str, str]]())
+        stayed = sum((unit.stayed for unit in self._units), Counter[tuple[str, str]]())
         line = f"{len(self._passages)} connections, {boundaries} boundaries, {self.handovers} handovers"
         for (code, detail), times in stayed.items():
             line += f"; {times} times not, for {code}: {detail}"
@@ -182,7 +210,7 @@ class Harness:
     async def _start(self) -> None:
         await self._programs.start()
         if self._choose is not None:
-            self._mover = Mover(self._engine, self._programs, self._choose, self._failed)
+            self._mover = Mover(self._engine, self._programs, self._known_anew, self._choose, self._failed)
         self._engine.bind([LISTEN])
         self._engine.start_accepting()
 
@@ -206,6 +234,7 @@ class Harness:
         for client in self._clients:
             await client.close()
         await self._engine.stop()
+        self._engine.bus.close()
 
     # -- telling ---------------------------------------------------------------------------------------
 
@@ -213,26 +242,45 @@ class Harness:
     def _passages(self) -> list[Passage]:
         return self._mover.passages if self._mover is not None else []
 
+    @property
+    def _units(self) -> list[Unit]:
+        return self._mover.units if self._mover is not None else []
+
     def _story(self, client: Client) -> str:
-        """Say what has become of a client's connection, for its failures."""
+        """Say what has become of a client's connection, and of others, for its failures."""
         number = self._clients.index(client) + 1
-        passage = next((p for p in self._passages if client.address in p.peernames), None)
+        passage = next((p for p in self._passages if p.peername == client.address), None)
         times = passage.handovers if passage is not None else 0
-        story = f"client {number}, handed over {times} times"
-        error = self._raised.get(client.address)
-        return story if error is None else f"{story}; its handler raised {type(error).__name__}: {error}"
+        parts = [f"client {number}, handed over {times} times"]
+        for address, error in self._raised.items():
+            whose = "its handler" if address == client.address else f"the handler of {self._named(address)}"
+            parts.append(f"{whose} raised {type(error).__name__}: {error}")
+            if isinstance(error, ConnectionMoved):
+                parts.append("so it has kept what belongs to the process before; conn.session has the members")
+        parts += [f"its timer {name!r} is due and was not set again" for name in self._forgotten(client.address)]
+        return "; ".join(parts)
+
+    def _named(self, address: Any) -> str:
+        numbers = [number for number, client in enumerate(self._clients, 1) if client.address == address]
+        return f"client {numbers[0]}" if numbers else str(address)
+
+    def _forgotten(self, address: Any) -> Iterator[str]:
+        """Name the timers that came along, and that no resumed handler has given a callback."""
+        for session in self._engine.sessions.values():
+            for connection in session.connections:
+                if connection.peername == address:
+                    for timer in (*connection.timers.values(), *session.timers.values()):
+                        if timer.callback is None and not timer.remaining:
+                            yield timer.name
 
     def _complain(self) -> None:
         """Raise what went wrong and was not seen by a client; and when the test has tested nothing."""
         if self._failure is not None:
             raise self._failure
-        for passage in self._passages:
-            if passage.stayed and not passage.handovers:
-                (code, detail), _ = passage.stayed.most_common(1)[0]
-                raise HandoverFailed(
-                    code,
-                    f"connection {passage.number} could never be handed over: {detail}; {_ADVICE.get(code, '')}",
-                )
+        for unit in self._units:
+            if unit.stayed and not unit.handovers:
+                (code, detail), _ = unit.stayed.most_common(1)[0]
+                raise HandoverFailed(code, f"{unit.name} could never be handed over: {detail}; {_ADVICE.get(code, '')}")
         if self._passages and not self.handovers:
             raise HandoverFailed(
                 "no-boundary",

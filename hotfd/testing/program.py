@@ -20,6 +20,8 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 from hotfd.server.connection import Connection
+from hotfd.state import decode_any
+from hotfd.testing.travel import HandoverFailed, write_process_state
 
 Handler = Callable[[Connection[Any]], Awaitable[None]]
 Hook = Callable[[], Any]
@@ -91,12 +93,41 @@ class Programs:
         if self.current.on_start is not None:
             await settle(self.current.on_start())
 
-    async def renew(self) -> None:
-        """Be the next process: forget, make the program anew, run its ``on_start``."""
-        self._memory.forget()
-        if self._make is not None:
-            self.current = self._made()
-        await self.start()
+    async def export(self) -> bytes | None:
+        """Return the process-wide state as it travels; None when there is none.
+
+        Raises:
+            HandoverFailed: ``export_state`` raised, or what it returned cannot travel.
+        """
+        if self.current.export_state is None:
+            return None
+        try:
+            value = await settle(self.current.export_state())
+        except Exception as error:
+            raise HandoverFailed("export-state", f"export_state raised {type(error).__name__}: {error}") from error
+        return write_process_state(value)
+
+    async def succeed(self, process: bytes | None) -> None:
+        """Be the next process: forget, make the program anew, run its ``on_start``, and give it what travelled.
+
+        Args:
+            process: what :meth:`export` returned.
+
+        Raises:
+            HandoverFailed: the program raised something.
+        """
+        try:
+            self._memory.forget()
+            if self._make is not None:
+                self.current = self._made()
+            await self.start()
+        except Exception as error:
+            raise HandoverFailed("not-ready", f"its start raised {type(error).__name__}: {error}") from error
+        if self.current.import_state is not None and process is not None:
+            try:
+                await settle(self.current.import_state(decode_any(process)))
+            except Exception as error:
+                raise HandoverFailed("state-decode", f"import_state raised {type(error).__name__}: {error}") from error
 
     def _made(self) -> Program:
         assert self._make is not None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hotfd.server.engine import Engine
+    from hotfd.server.kinds import Kinds
     from hotfd.server.session import Session
     from hotfd.state import Codec
 
@@ -55,12 +56,13 @@ class Luggage:
         ]
 
 
-def send_off(sessions: Sequence[Session], engine: Engine, process: bytes | None) -> Luggage:
+def send_off(sessions: Sequence[Session], engine: Engine, kinds: Kinds, process: bytes | None) -> Luggage:
     """Take fenced sessions over the way.
 
     Args:
         sessions: fenced, their helpers stopped. They keep their descriptors; what arrives has copies.
         engine: whose they are.
+        kinds: the states of shared sessions that a new process would know.
         process: the written process-wide state, or None.
 
     Raises:
@@ -95,7 +97,11 @@ def send_off(sessions: Sequence[Session], engine: Engine, process: bytes | None)
     finally:
         assembler.close()
     assert arrived is not None
-    read = Readers.of(engine)
+    read = Readers(
+        engine.codec.reader(engine.codec.schema),
+        # A type is looked up by its name, as where no handler has named it in a join yet.
+        kinds.reader(engine.rooms.kinds.schemas),
+    )
     try:
         return Luggage(arrived, [decode_states(bundle, read) for bundle in arrived.bundles.values()])
     except StateError as error:

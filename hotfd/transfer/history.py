@@ -110,14 +110,11 @@ class Entry(msgspec.Struct, array_like=True):
             None when it can, ``same-code`` when what would run is not what ran, ``not-found`` when nothing would.
         """
         program, directory = os.fsdecode(self.exact[0]), os.fsdecode(self.directory)
-        if not directory or not os.path.isdir(directory):
-            return HandoffRefused(
-                "not-found", f"the directory {directory} that generation {self.generation} ran in is gone"
-            )
+        gone = f"that generation {self.generation} ran"
+        if not os.path.isdir(directory):
+            return HandoffRefused("not-found", " ".join(filter(None, ("the directory", directory, gone, "in is gone"))))
         if not os.path.exists(os.path.join(directory, program)):
-            return HandoffRefused(
-                "not-found", f"the interpreter {program} that generation {self.generation} ran on is gone"
-            )
+            return HandoffRefused("not-found", f"the interpreter {program} {gone} on is gone")
         if self.fingerprint is None:
             change: str | None = "what it ran is not known, and may have changed"
         else:

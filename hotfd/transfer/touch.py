@@ -2,8 +2,12 @@
 
 The new process sets a session's byte *before* it reads from one of its connections or lets its handler
 act. When the new process has died, the old one reads there which sessions are as they were at the
-cut-over, and serves those again. A byte can be set and never cleared; a slot outside of the map counts as
+cut-over, and serves those again. A byte that was set is never cleared; a slot outside of the map counts as
 touched, since doubt does.
+
+A touched session can say more: that it stands *at rest*, every byte that was read handled and every byte of the
+answers with the kernel. The new process takes that back before it acts again. Then the byte stream is whole, though
+the state is another.
 """
 
 from __future__ import annotations
@@ -19,6 +23,10 @@ TOUCH_SIZE: Final = 1 << 21
 
 NEWCOMERS: Final = TOUCH_SIZE // 2
 """The first slot for connections that the new process accepts itself; below are the offered sessions."""
+
+
+TOUCHED: Final = 1
+AT_REST: Final = 2
 
 
 class TouchMap:
@@ -55,7 +63,16 @@ class TouchMap:
     def mark(self, slot: int) -> None:
         """Say that the slot's session is touched."""
         if slot < self._size:
-            self._map[slot] = 1
+            self._map[slot] = TOUCHED
+
+    def rest(self, slot: int) -> None:
+        """Say that the slot's session, which is touched, stands at rest."""
+        if slot < self._size:
+            self._map[slot] = AT_REST
+
+    def at_rest(self, slot: int) -> bool:
+        """Return whether the slot's session is touched and stands at rest."""
+        return slot < self._size and self._map[slot] == AT_REST
 
     def touched(self, slot: int) -> bool:
         """Return whether the slot's session is, or may be, touched."""

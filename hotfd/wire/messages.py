@@ -28,8 +28,9 @@ Linked      old, new   none
 Holds       old, new   none
 Released    old, new   none
 Wanted      new, old   none
-Newest      new, old   one end of a channel to the process that is the newest now
+Newest      new, old   one end of a channel to the process that is to be the newest
 Elder       old, new   the other end of it
+Replaced    both ways  none
 Handover    old, new   one end of a channel on which sessions come that had stayed behind
 BusPast     old, new   none
 BusJoin     old, new   none
@@ -270,17 +271,21 @@ class Wanted(LinkMessage):
 
 
 class Newest(LinkMessage):
-    """The sender has been replaced: the receiver's newer neighbour is this process from here on."""
+    """The sender is being replaced: when it has been, or has gone, this process is the receiver's newer neighbour."""
 
     pid: Pid
     generation: Count
 
 
 class Elder(LinkMessage):
-    """A process older than the sender, which serves what has stayed behind, is the receiver's neighbour now."""
+    """A process older than the sender, which serves what has stayed behind, is the receiver's neighbour then."""
 
     pid: Pid
     generation: Count
+
+
+class Replaced(LinkMessage):
+    """The sender has been replaced: those that it has introduced to each other are neighbours from here on."""
 
 
 class Handover(LinkMessage):
@@ -360,7 +365,7 @@ class BusCut(LinkMessage):
 
 AnyMessage = (
     Setup | Hello | Ready | Failed | Rewritten | Listeners | OfferPart | Accept | Refuse | Commit | Revoke | Newcomer
-    | Ended | Finish | Settled | Abort | Linked | Holds | Released | Wanted | Newest | Elder | Handover
+    | Ended | Finish | Settled | Abort | Linked | Holds | Released | Wanted | Newest | Elder | Replaced | Handover
     | Kinds
     | BusPast | BusJoin | BusWelcome | Publish | Published | BusSeen | BusCut
 )  # fmt: skip

@@ -24,6 +24,13 @@ CAREFUL = 0.1
 TALKATIVE = 0.05
 """How often a player says something before he moves."""
 
+CLOSED = "the lobby is closed"
+"""What is said in the lobby last."""
+
+_WON = re.compile(
+    r"\* ([\w-]+): [\w-]+ (?:holds \d+ and|leaves and forfeits, [\w-]+) wins match (\d+): the seed was \w+"
+)
+
 
 @dataclass
 class Tally:
@@ -143,8 +150,10 @@ class Player:
             if not (got := await visitor.ask(line)).startswith(answer):
                 raise Violation(f"{line} was answered with {got!r}")
         visitor.type(f"join {self._room}")
-        await self._hear(visitor)
-        while self.witness.table.turn or not self._over.is_set():
+        while (line := await visitor.read()).startswith("* "):
+            pass  # of the lobby, where he was until now
+        self.witness.hear(line)
+        while not self._may_go():
             if self.witness.table.current == self._name:
                 await self._move(visitor)
             else:
@@ -153,6 +162,11 @@ class Player:
         visitor.type("quit")
         while (line := await visitor.read()) != "goodbye":
             self.witness.hear(line)
+
+    def _may_go(self) -> bool:
+        """Whether it is over, and the match as well; one that others have left before it began is nobody's match."""
+        table = self.witness.table
+        return self._over.is_set() and (not table.turn or len(table.scores) < self._company)
 
     async def _hear(self, visitor: Visitor) -> None:
         self.witness.hear(await visitor.read())
@@ -180,3 +194,39 @@ class Player:
         self._tally.moves += 1
         if self.witness.own[self._name, move] != self._typed[move]:
             raise Violation(f"{move} has come {self.witness.own[self._name, move]} times, typed {self._typed[move]}")
+
+
+class Listener:
+    """Sits in the lobby, and hears who wins in which room, until it is closed.
+
+    Args:
+        name: his name.
+        tally: where he tells what he has found.
+
+    Attributes:
+        wins: how many matches he has heard of, by room.
+    """
+
+    def __init__(self, name: str, tally: Tally) -> None:
+        self.wins: Counter[str] = Counter()
+        self._name = name
+        self._tally = tally
+
+    async def listen(self, visitor: Visitor) -> None:
+        """Hear every announcement; a violation or a lost connection goes into the tally."""
+        try:
+            while not (line := await visitor.read()).endswith(f" says: {CLOSED}"):
+                self._hear(line)
+        except Violation as violation:
+            self._tally.violations.append(f"{self._name} in the lobby: {violation}")
+        except (OSError, EOFError) as error:
+            self._tally.lost.append(f"{self._name} in the lobby: {type(error).__name__} {error}")
+
+    def _hear(self, line: str) -> None:
+        found = _WON.fullmatch(line)
+        if found is None:
+            raise Violation(f"no announcement: {line!r}")
+        room, number = found[1], int(found[2])
+        if number != self.wins[room] + 1:
+            raise Violation(f"match {number} after match {self.wins[room]} of {room}")
+        self.wins[room] = number

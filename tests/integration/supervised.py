@@ -75,11 +75,15 @@ class Supervised:
         """Open a connection."""
         return Talker(self.address)
 
-    def says(self, text: str, limit: float = 15.0) -> None:
+    def says(self, text: str, limit: float = 30.0) -> None:
         """Wait until something is in the log."""
         harness.becomes(lambda: text in self.logged(), True, limit)
 
-    def ends(self, limit: float = 20.0) -> int:
+    def serves(self) -> None:
+        """Wait until every worker serves."""
+        harness.becomes(lambda: self.status()["state"], "serving", 30.0)
+
+    def ends(self, limit: float = 40.0) -> int:
         """Wait for the supervisor's end; return its exit status."""
         return self.process.wait(limit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import resource
 import subprocess
@@ -15,13 +16,14 @@ from typing import Any
 import pytest
 
 from tests.integration import harness
-from tests.integration.arena_players import Player, Tally, Visitor
+from tests.integration.arena_players import CLOSED, Listener, Player, Tally, Visitor
 from tests.integration.arena_witness import Witness, read_table
 from tests.integration.harness import EXAMPLES, Server
 
 ROOMS = 200
 COMPANY = 4
 HANDOFFS = 20
+LISTENERS = 4
 
 HANDS = 16
 """Moves on their way at once in the big test: enough to keep two cores busy, and few enough that none waits for long."""
@@ -93,6 +95,23 @@ async def playing(address: tuple[str, int], *names: str) -> AsyncIterator[list[V
         yield visitors
 
 
+@asynccontextmanager
+async def lobby(address: tuple[str, int], listeners: list[Listener]) -> AsyncIterator[None]:
+    """Have people sit in the lobby meanwhile; at the end each hears that it is closed."""
+    async with AsyncExitStack() as stack:
+        visitors = [await stack.enter_async_context(await Visitor.connect(address)) for _ in listeners]
+        for visitor in visitors:
+            await visitor.ask("version")
+        tasks = [
+            asyncio.create_task(listener.listen(visitor)) for listener, visitor in zip(listeners, visitors, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            visitors[0].type(f"say {CLOSED}")
+            await asyncio.gather(*tasks)
+
+
 async def begun(visitors: list[Visitor], number: int) -> None:
     """Have all players say that they are ready, and wait until each was told that the match begins."""
     for visitor in visitors:
@@ -123,24 +142,33 @@ async def test_two_hundred_matches_of_four_go_on_over_twenty_handoffs_between_ve
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tally, over, hands = Tally(), asyncio.Event(), asyncio.Semaphore(HANDS)
+    listeners = [Listener(f"l{number}", tally) for number in range(LISTENERS)]
     reports = []
     with many_descriptors(), arena(tmp_path, *OPTIONS, *UNTIL_NOON) as service:
-        players = [
-            asyncio.create_task(Player(f"room-{room}", f"p{seat}", COMPANY, tally, over, hands).play(service.address))
-            for room in range(ROOMS)
-            for seat in range(COMPANY)
-        ]
-        try:
-            for _ in range(HANDOFFS // 2):
-                reports.append(await upgrade(service, *OPTIONS, *UNTIL_NOON))
-                reports.append(await roll_back(service))
-        finally:
-            over.set()
-            await asyncio.gather(*players)
+        async with lobby(service.address, listeners):
+            players = [
+                asyncio.create_task(
+                    Player(f"room-{room}", f"p{seat}", COMPANY, tally, over, hands).play(service.address)
+                )
+                for room in range(ROOMS)
+                for seat in range(COMPANY)
+            ]
+            try:
+                for _ in range(HANDOFFS // 2):
+                    reports.append(await upgrade(service, *OPTIONS, *UNTIL_NOON))
+                    reports.append(await roll_back(service))
+            finally:
+                over.set()
+                await asyncio.gather(*players)
         assert service.status()["generation"] == HANDOFFS + 1
     tally.check()
     assert len(tally.witnesses) == ROOMS * COMPANY
-    matches = sum(tally.witnesses[f"room-{room}", "p0"].matches for room in range(ROOMS))
+    # At the very end two may have begun once more, while the others left; who goes last has seen it.
+    played = {
+        f"room-{room}": max(tally.witnesses[f"room-{room}", f"p{seat}"].matches for seat in range(COMPANY))
+        for room in range(ROOMS)
+    }
+    matches = sum(played.values())
     switches = sum(tally.witnesses[f"room-{room}", "p0"].switches for room in range(ROOMS))
     with capsys.disabled():
         pauses = max(report["pause_ms"]["max"] for report in reports)
@@ -151,6 +179,8 @@ async def test_two_hundred_matches_of_four_go_on_over_twenty_handoffs_between_ve
             end=" ",
         )
     assert matches >= ROOMS
+    for listener in listeners:
+        assert listener.wins == played
     assert switches > ROOMS  # nearly all rooms play at any time, and each of them moves twenty times
     assert all(report["reasons"] == {} for report in reports)
 
@@ -189,6 +219,32 @@ async def test_who_is_lost_after_a_handoff_forfeits_and_who_stays_can_begin_agai
             cid.type(f"join {DEN}")
             await begun([ann, cid], 2)
             assert [*read_table(f"score | {await ann.ask('score')}").scores] == ["ann", "cis"]
+
+
+async def test_a_match_goes_on_in_the_old_process_when_the_new_one_dies_before_it_has_touched_it(
+    tmp_path: Path,
+) -> None:
+    with arena(tmp_path, *OPTIONS, *UNTIL_NOON) as service:
+        async with playing(service.address, "ann", "bob") as (ann, bob):
+            before = await ann.ask("score")
+            process = await asyncio.create_subprocess_exec(
+                *harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "30",
+                "--", *command("arena_v2.py", service.port, *OPTIONS, *UNTIL_NOON),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout is not None
+            assert process.stderr is not None
+            while not (found := re.match(rb"hotfd: probation .new process (\d+)", await process.stderr.readline())):
+                pass
+            harness.kill(int(found[1]))
+            report = json.loads(await process.stdout.read())
+            assert await process.wait() == 1
+            assert report["sessions"] == {"moved": 0, "kept": 0, "returned": 1, "closed": 0}
+            after = await bob.ask("score")
+            assert clock(after) < clock(before)
+            assert re.sub("clock [0-9.]+", "", after) == re.sub("clock [0-9.]+", "", before)
+            ann.type("roll")
+            await bob.read_until("^#[0-9]+ ann rolls")
 
 
 # ---------------------------------------------------------------- the clock

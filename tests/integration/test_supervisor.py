@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import harness
-from tests.integration.supervised import ECHO, in_background, seen, states_below, supervised, watching
+from tests.integration.supervised import ECHO, Talker, in_background, seen, states_below, supervised, watching
 
 V2 = ECHO.replace('b"%d %s"', 'b"%d version two %s"')
 
@@ -89,7 +89,9 @@ def test_a_handoff_by_the_supervisors_pid_keeps_client_supervisor_and_pid_file(t
             assert client.served_by() == report["new_pid"] != first
             assert service.servers() == [report["new_pid"]]
         assert pidfile.read_text() == f"{service.pid}\n"
-        harness.becomes(lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]])  # no zombie either
+        harness.becomes(
+            lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]], 30.0
+        )  # no zombie either
     assert service.process.returncode == 0
     assert not pidfile.exists()
 
@@ -118,7 +120,7 @@ def test_a_handoff_to_another_command_goes_through_and_a_crash_does_not_undo_it(
             assert b"version two" in client.say("hear")
             os.kill(client.served_by(), signal.SIGKILL)
         service.says("crashed")
-        harness.becomes(lambda: service.servers() != [0] and service.status()["state"], "serving")
+        service.serves()
         with service.connect() as client:
             assert b"version two" in client.say("hear")
 
@@ -140,7 +142,7 @@ def test_a_server_below_a_shell_is_handed_over_and_outlives_the_shell(tmp_path: 
     with supervised(tmp_path, command=command, port=port) as service, service.connect() as client:
         report = service.handoff()
         assert client.served_by() == report["new_pid"]
-        harness.becomes(lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]])
+        harness.becomes(lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]], 30.0)
         assert service.handoff()["outcome"] == "completed"
         service.process.terminate()
         assert service.ends() == 0
@@ -153,7 +155,18 @@ def test_the_supervisor_keeps_no_descriptor_of_a_handoff(tmp_path: Path) -> None
         before = harness.descriptors_of(service.pid)
         for _ in range(3):
             service.handoff()
-        harness.becomes(lambda: harness.descriptors_of(service.pid), before)
+        harness.becomes(lambda: harness.descriptors_of(service.pid), before, 30.0)
+
+
+def test_without_a_supervisor_sigusr2_hands_over_too(tmp_path: Path) -> None:
+    source = ECHO.replace("listen=sys.argv[1]", "listen='127.0.0.1:' + sys.argv[1]")
+    with harness.program(tmp_path, source) as service, Talker(service.address) as client:
+        service.status()  # it serves, and handles signals
+        os.kill(service.pid, signal.SIGUSR2)
+        harness.becomes(lambda: "outcome=completed" in service.logged(), True, 30.0)
+        new = client.served_by()
+        assert new != service.pid
+        service.pids.append(new)
 
 
 # -- crashes ---------------------------------------------------------------------------------------
@@ -166,7 +179,7 @@ def test_a_server_that_crashed_is_started_again(tmp_path: Path) -> None:
             client.socket.sendall(b"die\n")
             assert client.read() == b""
         service.says("crashed worker=1 status=137")
-        harness.becomes(lambda: service.status()["state"], "serving")
+        service.serves()
         with service.connect() as client:
             assert client.served_by() != first
         assert service.status()["restarts"] == 1
@@ -176,7 +189,7 @@ def test_a_server_that_crashes_again_and_again_ends_the_service_with_its_status(
     source = ECHO.replace('await conn.send(b"hello', "os._exit(9)  #")
     with supervised(tmp_path, "--restarts", "2", "--listen", "127.0.0.1:0", source=source) as service:
         for crashes in (1, 2, 3):
-            harness.becomes(lambda: service.logged().count("serves worker=1"), crashes, 15.0)  # noqa: B023
+            harness.becomes(lambda: service.logged().count("serves worker=1"), crashes, 30.0)
             with pytest.raises((OSError, AssertionError)), service.connect() as client:
                 assert client.greeting
         assert service.ends() == 9
@@ -224,7 +237,7 @@ def test_when_both_die_in_a_handoff_a_new_server_is_started(tmp_path: Path) -> N
                 os.kill(pid, signal.SIGKILL)
             report = handoff(expect=1)
         assert report["reason"].startswith(("both-exited", "old-exited"))
-        harness.becomes(lambda: service.status()["state"], "serving")
+        service.serves()
         with service.connect() as client:
             assert client.served_by() not in {first, new}
 
@@ -244,17 +257,17 @@ def test_an_old_process_that_hangs_after_its_successor_took_over_is_ended(tmp_pa
 
 
 def test_an_old_process_that_hangs_while_it_hands_over_is_ended_and_the_new_one_inherits(tmp_path: Path) -> None:
-    with supervised(tmp_path, "--hung-after", "1", source=SLOW) as service:
-        with service.connect() as client, service.connect() as busy:
-            first = client.served_by()
-            busy.socket.sendall(b"work\n")
-            with in_background(service, "--boundary-timeout", "60", "--deadline", "60") as handoff:
-                service.says("phase=move")
-                harness.becomes(lambda: client.served_by() != first, True, 15.0)
-                os.kill(first, signal.SIGSTOP)
-                report = handoff()
-            assert client.served_by() == report["new_pid"]
-            assert service.servers() == [report["new_pid"]]
+    hung_soon = supervised(tmp_path, "--hung-after", "1", source=SLOW)
+    with hung_soon as service, service.connect() as client, service.connect() as busy:
+        first = client.served_by()
+        busy.socket.sendall(b"work\n")
+        with in_background(service, "--boundary-timeout", "60", "--deadline", "60") as handoff:
+            service.says("phase=move")
+            harness.becomes(lambda: client.served_by() != first, True, 30.0)
+            os.kill(first, signal.SIGSTOP)
+            report = handoff()
+        assert client.served_by() == report["new_pid"]
+        assert service.servers() == [report["new_pid"]]
 
 
 # -- signals and ends ------------------------------------------------------------------------------
@@ -405,7 +418,7 @@ def test_as_pid_1_of_a_namespace_it_hands_over_reaps_and_ends_in_order(tmp_path:
                 assert done.returncode == 0, done.stderr + outer.logged()
                 assert f'"generation":{generation}' in done.stdout
             assert client.say("still").endswith(b"still")
-            harness.becomes(lambda: [s for s in states_below(inner) if s == "Z"], [], 5.0)
+            harness.becomes(lambda: [s for s in states_below(inner) if s == "Z"], [], 30.0)
             os.kill(inner, signal.SIGTERM)
             assert client.read() == b""
         assert outer.ends() == 0

@@ -122,6 +122,23 @@ async def test_who_is_refused_in_a_room_is_in_the_lobby_as_before(handoffs):
         await until(eve, "eve watches no more")
 
 
+@often
+async def test_all_in_the_lobby_hear_what_is_said_there_and_who_has_won_where(handoffs):
+    async with hall(handoffs) as server:
+        ann, bob = await company(server, "ann", "bob")
+        eve, joe = await called(server, "eve"), await called(server, "joe")
+        for number in range(3):
+            await eve.send(f"say {number}".encode())
+            for client in (eve, joe):
+                assert await until(client, r"^\* ") == f"* eve says: {number}"
+        assert await ask(eve, "say") == "say what?"
+        await bob.send(b"leave")
+        told = await until(ann, "wins")
+        event = told.partition(" ")[2].partition(" | ")[0]
+        for client in (eve, joe):
+            assert await until(client, r"^\* ") == f"* den: {event}"
+
+
 # ---------------------------------------------------------------- a room
 
 

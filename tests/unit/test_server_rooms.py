@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hotfd.errors import ConnectionClosed, StateError
+from hotfd.server.moving import BATCH
 from hotfd.server.session import BROADCAST_LIMIT, Session
 from hotfd.server.stream import Life
 from hotfd.wire import messages as m
@@ -353,3 +354,40 @@ async def test_a_kind_of_state_that_comes_up_during_a_handoff_is_announced_befor
         made.moving.gate.want(room_of(made, "b"))
         await made.offered_again(made.machine.next_session)
         assert not any(isinstance(message, m.Kinds) for message in made.heard()), "once is enough"
+
+
+@on_each_loop
+async def test_a_session_that_is_wanted_twice_is_offered_once() -> None:
+    async with rig(member) as made:
+        await made.client()
+        made.moving.gate.want(made.session)
+        assert made.moving.gate.has_ready
+        made.moving.gate.want(made.session)
+        assert len(made.moving.gate.batch(BATCH)) == 1
+        assert not made.moving.gate.has_ready
+        made.moving.gate.reopen_each(made.sessions)
+
+
+@on_each_loop
+async def test_a_connection_that_arrives_with_a_wish_while_it_is_asked_to_move_on_gets_one_handler() -> None:
+    started: list[str] = []
+
+    async def talk(conn: Connection[Any]) -> None:
+        started.append(conn.session.key or "-")
+        async for line in conn:
+            await conn.send(line)
+
+    async with rig(talk) as made:
+        client = await made.client()
+        session = made.session
+        session.connections[0]._joining = ("a", "")  # it waits for a session, which comes to be possible
+        renewed = made.engine.renew(session)
+        (connection,) = renewed.connections
+        assert connection._task is None, "its slice has not come"
+        renewed.gate(True)
+        made.engine.start_handler(connection)
+        await turns(MANY_TURNS)
+        client.say(b"x\n")
+        await client.hears(b"x\n")
+        assert started == ["-", "a"]
+        assert [session.key for session in made.sessions] == ["a"]

@@ -109,6 +109,18 @@ def test_the_environment_is_that_of_the_start_less_what_was_meant_for_one_proces
     assert not [name for name in environment if name.startswith(("LISTEN_", "WATCHDOG_", "HOTFD_CHANNEL"))]
 
 
+def test_a_new_process_is_told_its_directory_by_the_name_that_it_is_started_under(tmp_path: Path) -> None:
+    (tmp_path / "release").mkdir()
+    current = tmp_path / "current"
+    current.symlink_to(tmp_path / "release")
+    with pipe_to_child() as (reader, writer):
+        child = spawn(
+            ["/bin/sh", "-c", f'printf %s "$PWD" >/proc/self/fd/{writer}'], str(current), {"PWD": "/"}, writer
+        )
+        assert child.wait() == 0
+        assert os.read(reader, 1000) == os.fsencode(current)
+
+
 def test_bytes_that_are_no_text_survive_in_the_environment() -> None:
     with pipe_to_child() as (reader, writer):
         environment = {"NAME": os.fsdecode(b"caf\xe9")}

@@ -28,13 +28,17 @@ PLAIN = st.recursive(
 )
 
 KEYS = st.text(min_size=1, max_size=255)
-SCHEMAS = st.dictionaries(TEXTS, st.dictionaries(TEXTS, PLAIN, max_size=3), max_size=3)
+SCHEMA = st.dictionaries(TEXTS, PLAIN, max_size=3)
+SCHEMAS = st.dictionaries(TEXTS, SCHEMA, max_size=3)
 
 KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Setup: st.builds(
-        m.Setup, COUNTS, TEXTS, COUNTS, PIDS, st.dictionaries(TEXTS, PLAIN, max_size=3), st.booleans(), SPECS
+        m.Setup, COUNTS, TEXTS, COUNTS, PIDS, SCHEMA, st.booleans(), SPECS, SCHEMAS, st.booleans(), st.none() | COUNTS
     ),
-    m.Hello: st.builds(m.Hello, COUNTS, PIDS, TEXTS, SPECS, COUNTS, COUNTS, st.none() | TEXTS),
+    m.Hello: st.builds(
+        m.Hello, COUNTS, PIDS, TEXTS, SPECS, COUNTS, COUNTS, st.none() | TEXTS, st.none() | SCHEMA, SCHEMAS
+    ),
+    m.Rewritten: st.builds(m.Rewritten, SCHEMA, SCHEMAS),
     m.Ready: st.builds(m.Ready),
     m.Failed: st.builds(m.Failed, TEXTS, TEXTS),
     m.Listeners: st.builds(
@@ -57,6 +61,7 @@ KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Wanted: st.builds(m.Wanted, KEYS),
     m.Newest: st.builds(m.Newest, PIDS, COUNTS),
     m.Elder: st.builds(m.Elder, PIDS, COUNTS),
+    m.Replaced: st.builds(m.Replaced),
     m.Handover: st.builds(m.Handover),
 }
 ANY = st.one_of(*KINDS.values())

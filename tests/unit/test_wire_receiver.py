@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SETUP = m.Setup(m.PROTOCOL, "id", 2, 1, {}, False, {})
+REWRITTEN = m.Rewritten({})
 LISTENERS = m.Listeners([], False)
 
 
@@ -80,6 +81,7 @@ def with_session(stage: Stage) -> Receiver:
 
 SAMPLES: list[m.Message] = [
     SETUP,
+    REWRITTEN,
     LISTENERS,
     m.OfferPart(0, 0, 1, 0, 1),
     m.Commit([]),
@@ -98,6 +100,7 @@ SAMPLES: list[m.Message] = [
 ALLOWED = {
     (Phase.STARTING, m.Setup),
     (Phase.STARTING, m.Abort),
+    (Phase.PREPARING, m.Rewritten),
     (Phase.PREPARING, m.Abort),
     (Phase.MOVING, m.OfferPart),
     (Phase.MOVING, m.Commit),
@@ -117,6 +120,17 @@ def test_each_message_is_taken_in_its_phases_and_refused_in_the_others(phase: Ph
     else:
         with unchanged(machine, ChannelError):
             machine.receive(message)
+
+
+def test_rewritten_comes_once_and_before_the_listeners() -> None:
+    machine = in_phase(Phase.MOVING, listening=False)
+    assert machine.receive(REWRITTEN) == []
+    with unchanged(machine, ChannelError):
+        machine.receive(REWRITTEN)
+    machine.receive(LISTENERS)
+    late = in_phase(Phase.MOVING)
+    with unchanged(late, ChannelError):
+        late.receive(REWRITTEN)
 
 
 def test_the_listeners_come_once_and_before_every_offer() -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from hotfd.server.connection import Connection
     from hotfd.server.session import Session
     from hotfd.server.subscription import Subscription
+    from hotfd.server.timers import Timer
     from hotfd.state import State
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "State",
     "StateError",
     "Subscription",
+    "Timer",
     "VarintPrefix",
     "__version__",
     "run",
@@ -85,6 +87,7 @@ _HOME = {
     "Session": "hotfd.server.session",
     "State": "hotfd.state",
     "Subscription": "hotfd.server.subscription",
+    "Timer": "hotfd.server.timers",
     "VarintPrefix": "hotfd.framing",
     "run": "hotfd.app.runner",
 }

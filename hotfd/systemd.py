@@ -28,6 +28,10 @@ SUPERVISOR_VARIABLE: Final = "HOTFD_SUPERVISOR"
 WORKER_VARIABLE: Final = "HOTFD_WORKER"
 """Environment variable of a server under ``hotfd run``: the number of the worker that it is, from 1."""
 
+NOTIFY_LIMIT: Final = 0.1
+"""Seconds to wait for a place in the manager's queue, which has ten (net.unix.max_dgram_qlen) where several
+servers may speak at once. A manager that takes longer hangs, and must not hold up who only tells it something."""
+
 LIMIT_VARIABLE: Final = "X_HOTFD_LIMIT_USEC"
 """Beside ``RELOADING=1``: microseconds after which the handoff is certainly over, or stuck. Names that begin
 with ``X_`` are private to the application; sd_notify(3)."""
@@ -48,11 +52,12 @@ def notify(*assignments: str, environment: Mapping[str, str] | None = None) -> b
         return False
     address = "\0" + path[1:] if path[0] == "@" else path
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(NOTIFY_LIMIT)
             sock.connect(address)
             sock.send("\n".join(assignments).encode())
     except OSError as error:
-        log.event(logging.WARNING, "notify-failed", reason=error.strerror)
+        log.event(logging.WARNING, "notify-failed", reason=error.strerror or "its queue is full")
         return False
     return True
 
@@ -79,7 +84,7 @@ def watchdog_interval(environment: Mapping[str, str], pid: int) -> float | None:
     wanted = environment.get("WATCHDOG_PID")
     if wanted is not None and wanted != str(pid):
         return None
-    microseconds = _number(environment.get("WATCHDOG_USEC"))
+    microseconds = number(environment.get("WATCHDOG_USEC"))
     return microseconds / 1e6 if microseconds else None
 
 
@@ -97,7 +102,7 @@ def listen_descriptors(environment: MutableMapping[str, str], pid: int) -> list[
     """
     if environment.get("LISTEN_PID") != str(pid):
         return []
-    count = _number(environment.get("LISTEN_FDS")) or 0
+    count = number(environment.get("LISTEN_FDS")) or 0
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         environment.pop(name, None)
     found = []
@@ -117,5 +122,6 @@ def parse(datagram: bytes) -> dict[str, str]:
     return {name: value for name, separator, value in lines if separator and name}
 
 
-def _number(text: str | None) -> int | None:
+def number(text: str | None) -> int | None:
+    """Return the number that an assignment has as its value, None for anything else."""
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else None

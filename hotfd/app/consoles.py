@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 LASTING: Final = frozenset({"update", "rollback"})
 """Instructions that go on when nobody waits for them: a handoff does not end with who has asked for it."""
 
+ACCEPT_INTERVAL: Final = 0.01
+"""Seconds between two consoles that are accepted. A person does not notice; somebody who connects again and again to
+be thrown out each time takes some per cent of the server and not all of it."""
+
 PREFIX: Final = "console:"
 """Begins the names under which consoles' sockets are passed on; no address of a server begins so."""
 
@@ -104,6 +108,7 @@ class Consoles:
         return [carried[PREFIX + address].address for address in self._addresses if PREFIX + address in carried]
 
     def _accepted(self, listener: Listener, sock: socket.socket, peername: Any) -> None:
+        listener.pause(ACCEPT_INTERVAL)
         if self._console is None:
             sock.close()
         else:

@@ -188,7 +188,7 @@ class Server(Generic[S]):
         self._over = asyncio.Event()
         self._events = Hub(self._counts)
         self._past = Past(self._codec.version)
-        self.bus = Bus()
+        self._bus = Bus()
         self._instructions: dict[str, Instruction] = {
             "history": self._on_history,
             "result": self._on_result,
@@ -218,10 +218,10 @@ class Server(Generic[S]):
         await self._close()
 
     async def _open(self) -> None:
-        engine = self._engine = Engine(self._handler, self._framing, self._codec, self._kinds, self.bus)
+        engine = self._engine = Engine(self._handler, self._framing, self._codec, self._kinds, self._bus)
         channel = inherited_channel()
         if channel is not None:
-            self.bus.wait()
+            self._bus.wait()
             self._takeover = Takeover(
                 channel,
                 engine,
@@ -262,7 +262,7 @@ class Server(Generic[S]):
         if self._on_start is None:
             return
         try:
-            with self.bus.starting():
+            with self._bus.starting():
                 result = self._on_start()
                 if isinstance(result, Awaitable):
                     await result
@@ -316,7 +316,7 @@ class Server(Generic[S]):
                 self._failure = HandoffRefused("cannot-listen", str(problem))
                 self._over.set()
                 return
-        self.bus.open()
+        self._bus.open()
         self._engine.start_accepting()
         self._background.start()
         self._consoles.serve()
@@ -374,12 +374,12 @@ class Server(Generic[S]):
         await self._background.close()
         if self._engine is not None:
             await self._engine.stop()
-        self.bus.close()
         if self._neighbours is not None:
             await self._neighbours.aclose()
         await self._past.aclose()
         if self._takeover is not None:
             self._takeover.close()
+        self._bus.close()
         if self._directory is not None:
             self._directory.close()
 
@@ -404,6 +404,11 @@ class Server(Generic[S]):
         return work
 
     # -- looking at it ---------------------------------------------------------------------------------
+
+    @property
+    def bus(self) -> Bus:
+        """What is published among all connections, in whichever process they are; there before the server serves."""
+        return self._bus
 
     @property
     def addresses(self) -> list[str]:
@@ -500,7 +505,9 @@ class Server(Generic[S]):
             raise HandoffRefused("handed-over", f"process {self._successor} serves; hand that one over")
         if self._state != "serving":
             raise HandoffRefused("not-serving", f"the server is {self._state}")
-        report = await self._hand_over(Cutover(self._engine_of(), self._identity(history), options, self._events.also(emit)))
+        report = await self._hand_over(
+            Cutover(self._engine_of(), self._identity(history), options, self._events.also(emit))
+        )
         return msgspec.to_builtins(report)  # type: ignore[no-any-return]
 
     async def _on_history(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -577,5 +584,6 @@ class Server(Generic[S]):
 
     async def _leave_when_idle(self) -> None:
         """Serve what was kept until it ends, and then end."""
-        await self._engine_of().idle()
+        assert self._neighbours is not None
+        await self._neighbours.left()
         self._over.set()

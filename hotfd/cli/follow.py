@@ -77,9 +77,7 @@ class Handoff:
         successor: the new process, once it is known.
     """
 
-    def __init__(
-        self, client: Client, fields: dict[str, Any], progress: Progress, instruction: str = "update"
-    ) -> None:
+    def __init__(self, client: Client, fields: dict[str, Any], progress: Progress, instruction: str = "update") -> None:
         self.id = ""
         self.successor: Successor | None = None
         self._client = client

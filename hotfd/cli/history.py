@@ -8,6 +8,7 @@ from hotfd.cli.options import json_option, resolve, target_options
 from hotfd.cli.output import print_json
 from hotfd.control.client import Client
 from hotfd.display.history import listing
+from hotfd.display.workers import by_worker
 
 HISTORY_TIMEOUT = 30.0
 """Seconds for the answer: the server looks at the files of each generation, which may be on a slow disk."""
@@ -23,4 +24,4 @@ def command(pid: int | None, socket: str | None, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        click.echo("\n".join(listing(answer)))
+        click.echo("\n".join(by_worker(answer, listing)))

@@ -18,9 +18,6 @@ ANSWER_TIMEOUT = 2.0
 
 COLUMNS = ("pid", "name", "generation", "state", "connections", "sessions")
 
-SUPERVISED = ("pid", "role", *COLUMNS[1:])
-"""The columns where supervisors run too: what is counted of one is counted of its servers again."""
-
 
 @click.command("ps")
 @json_option
@@ -35,14 +32,19 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json({"servers": servers})
     elif servers:
-        columns = SUPERVISED if any("role" in server for server in servers) else COLUMNS
-        rows = [[{"role": "server", **server}.get(column) for column in columns] for server in servers]
-        click.echo("\n".join(table([column.upper() for column in columns], rows)))
+        rows = [[_marked(server).get(column) for column in COLUMNS] for server in servers]
+        click.echo("\n".join(table([column.upper() for column in COLUMNS], rows)))
         for server in servers:
             if "error" in server:
                 click.echo(f"hotfd: {server['error']}", err=True)
     else:
         click.echo("hotfd: no servers; hotfd servers of other users are not shown", err=True)
+
+
+def _marked(status: dict[str, Any]) -> dict[str, Any]:
+    """Return a status with the name marked if it is a supervisor's, whose counts are those of its servers again."""
+    role = status.get("role")
+    return status | {"name": f"{status.get('name')} ({role})"} if role is not None else status
 
 
 def _look(target: Target) -> dict[str, Any]:

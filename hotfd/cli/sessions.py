@@ -8,6 +8,7 @@ from hotfd.cli.options import json_option, resolve, target_options
 from hotfd.cli.output import print_json
 from hotfd.control.client import Client
 from hotfd.display.sessions import listing
+from hotfd.display.workers import by_worker
 
 LIMIT = 100
 """Sessions that are shown unless more are asked for: some screens full."""
@@ -38,4 +39,4 @@ def command(pid: int | None, socket: str | None, as_json: bool, limit: int) -> N
     if as_json:
         print_json(answer)
     else:
-        click.echo("\n".join(listing(answer)))
+        click.echo("\n".join(by_worker(answer, listing)))

@@ -15,7 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from hotfd.display.handoff import summary
-from hotfd.display.sessions import listing
+from hotfd.display.history import listing as history
+from hotfd.display.sessions import listing as sessions
 from hotfd.display.status import details
 from hotfd.display.text import anything, pairs
 from hotfd.report import Report
@@ -30,6 +31,7 @@ _HANDOFF: Final = (
     "  --deadline S          seconds for everything before probation",
     "  --boundary-timeout S  seconds that a session has to reach a frame boundary",
     "  --laggards keep       what becomes of sessions that reached none: keep or close",
+    "  --on-loss stale       of sessions that move together: when the new process dies, go on with older data",
     "  --probation S         seconds in which the new process's death gives its sessions back",
     "  --force               hand off where the service may not survive the old process's exit",
 )
@@ -74,7 +76,11 @@ WORDS: Final[Mapping[str, Words]] = {
     WATCH: Words("watch", "show the counts too, as they change", ("Control-C or an empty line ends it.",)),
 }
 
-_SHOWN: Final[Mapping[str, Callable[[dict[str, Any]], list[str]]]] = {"sessions": listing, "status": details}
+_SHOWN: Final[Mapping[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "history": history,
+    "sessions": sessions,
+    "status": details,
+}
 
 
 class Misunderstood(ValueError):  # noqa: N818 - reads as the condition

@@ -19,7 +19,7 @@ import logging
 import os
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from hotfd import log
 from hotfd.console import commands
@@ -43,6 +43,10 @@ LOGIN_TIMEOUT: Final = 60.0
 IDLE_TIMEOUT: Final = 1800.0
 """Seconds without a key after which a console is closed that shows nothing: one that was forgotten stays open to
 whoever comes by."""
+
+END_TIMEOUT: Final = 30.0
+"""Seconds that a client which has ended its input is kept for an answer: most such have gone altogether, which nobody
+learns before something is sent to them."""
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that a client has to take the last words before its connection is reset."""
@@ -111,10 +115,9 @@ class Visitor(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, and ask for the token."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no instances of it
         if self.state is State.CLOSED:  # it had to make way before it was there
-            transport.abort()
+            self._transport.abort()
             return
         self._say([self._console.banner])
         self._ask_token()
@@ -149,6 +152,8 @@ class Visitor(asyncio.Protocol):
         if self._counts:
             self._leave()
         self._proceed()
+        if self._task is not None and not self._reporting:
+            self._arm(END_TIMEOUT, "the answer takes too long for one who has ended his input")
         return True  # asyncio would not wait for the answer
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -412,10 +417,13 @@ class Visitor(asyncio.Protocol):
             self._say(farewell.split("\n"))
         self.state = State.LEAVING
         self._disarm()
-        if self._ended or self._transport.is_closing():
+        try:
+            if not self._ended:
+                self._transport.write_eof()  # after what is due; then the client ends its direction
+        except OSError:
+            self._ended = True  # reset by the client, as the transport will learn
+        if self._ended:
             self._transport.close()
-        else:
-            self._transport.write_eof()  # after what is due; then the client ends its direction
         # A client that reads nothing would keep it for ever.
         self._timer = self._loop.call_later(CLOSE_TIMEOUT, self.drop)
 

@@ -18,7 +18,7 @@ ADVICE = {
     "lost-in-new-process": "the new process died while it handled the session; its log says why",
     # Handoffs that did not happen, or were undone; the old process serves.
     "descriptor-limit": "too few descriptors in the new process; raise LimitNOFILE= or ulimit -n (hotfd doctor --pid)",
-    "unsupervised": "the old process must not exit here; use an init or Type=notify, or --force",
+    "unsupervised": "the old process must not exit here; use hotfd run, or Type=notify, or --force",
     "handoff-in-progress": "another handoff or its probation is going on; wait for it (hotfd status --pid)",
     "new-exited": "the new process exited; run its command by hand and look at its log",
     "new-hung": "the new process stopped answering; look at its log, and at what it blocks on",

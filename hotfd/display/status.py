@@ -8,6 +8,7 @@ import msgspec
 
 from hotfd.display.handoff import told
 from hotfd.display.text import describe, pairs, printable
+from hotfd.display.workers import WORKERS, each_status
 from hotfd.report import Laggard
 
 LAGGARDS: Final = "laggards"
@@ -21,7 +22,7 @@ def details(status: dict[str, Any]) -> list[str]:
     """Return a status as lines, one field each; of fields it does not know as well."""
     names = [name for name in FIRST if name in status] + [name for name in status if name not in FIRST]
     rows = [(printable(name), describe(status[name])) for name in names if _worth_showing(name, status)]
-    return [*pairs(rows), *_laggards(status.get(LAGGARDS))]
+    return [*pairs(rows), *_laggards(status.get(LAGGARDS)), *each_status(status.get(WORKERS))]
 
 
 def _laggards(found: object) -> list[str]:
@@ -40,4 +41,4 @@ def one_line(status: dict[str, Any]) -> str:
 
 
 def _worth_showing(name: str, status: dict[str, Any]) -> bool:
-    return name != LAGGARDS and (name != "successor" or status[name] is not None)
+    return name not in {LAGGARDS, WORKERS} and (name != "successor" or status[name] is not None)

@@ -17,6 +17,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import log
@@ -52,6 +53,8 @@ class Bus:
         self._topics: dict[str, dict[Subscription, None]] = {}
         self._callbacks: dict[str, list[Callback]] = {}
         self._gathered: dict[str, dict[str, Subscription]] = {}  # of each connection, by its id
+        self._undelivered: deque[Entry] = deque()
+        self._delivering = False
         self._unapplied: dict[int, asyncio.Future[None]] = {}
         self._publishers: deque[asyncio.Future[None]] = deque()
         self._watch: asyncio.TimerHandle | None = None
@@ -160,6 +163,17 @@ class Bus:
         self._watch_the_slow()
 
     def _applied(self, entry: Entry) -> None:
+        """Deliver a message; one that is published by who is being given another is behind that for everybody."""
+        self._undelivered.append(entry)
+        if not self._delivering:
+            self._delivering = True
+            try:
+                while self._undelivered:
+                    self._deliver(self._undelivered.popleft())
+            finally:
+                self._delivering = False
+
+    def _deliver(self, entry: Entry) -> None:
         """Give a message to its subscribers in this process, and tell its publisher."""
         publisher = self._unapplied.get(entry.number) if entry.origin == self._order.token else None
         if publisher is not None and not publisher.done():
@@ -168,7 +182,8 @@ class Bus:
             subscription._offer(entry)
         for callback in list(self._callbacks.get(entry.topic, ())):
             try:
-                callback(decode_any(entry.value))
+                # In an empty context: what it starts is no task of the handler that publishes, which may move.
+                Context().run(callback, decode_any(entry.value))
             except Exception as error:  # noqa: BLE001 - one callback's fault is not the others'
                 log.event(logging.ERROR, "bus-callback-failed", exc_info=error)
 

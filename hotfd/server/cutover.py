@@ -136,8 +136,7 @@ class Cutover:
                 await self._start(launch)
             if self.options.dry_run is not None:
                 return await self._predicted()
-            moving = self._begin_moving()
-            await (move_together(self, moving) if self.identity.together else self._move_rolling(moving))
+            await self._move()
             await self._prove()
             return self._completed()
         except HandoffRefused as refusal:
@@ -271,6 +270,13 @@ class Cutover:
 
     # -- moving --------------------------------------------------------------------------------------
 
+    async def _move(self) -> None:
+        if self.identity.together:
+            await move_together(self, self._begin_moving())
+        else:
+            await self.freeze()  # before any session is asked: from then on each that appears is counted
+            await move_rolling(self, self._begin_moving())
+
     async def freeze(self) -> None:
         """Bring the program to rest; from here on everything may be given away.
 
@@ -309,10 +315,6 @@ class Cutover:
         )
         self.engine.links.connect(self._link)
         return moving
-
-    async def _move_rolling(self, moving: Moving) -> None:
-        await self.freeze()
-        await move_rolling(self, moving)
 
     def pass_listeners(self, *, hold: bool) -> None:
         """Give the new process the listening sockets; from here on it accepts, and not this one."""
@@ -391,7 +393,7 @@ class Cutover:
     def _fail(self, failure: HandoffRefused) -> None:
         """Note the first thing that went wrong; whoever waits will raise it."""
         if self._machine.phase is Phase.SETTLED:
-            self._unlink()  # what has stayed behind has no newer process any more
+            self.close()  # what has stayed behind has no newer process any more
         elif self._failure is None:
             self._failure = failure
         self.changed.set()

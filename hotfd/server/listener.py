@@ -83,6 +83,11 @@ class Listener:
             self._accepting = False
             self._loop.remove_reader(self.sock.fileno())
 
+    def pause(self, seconds: float) -> None:
+        """Poll no more for so long."""
+        self.stop()
+        self._pause = self._loop.call_later(seconds, self.start)
+
     def close(self, *, unlink: bool) -> None:
         """Close the socket; with ``unlink``, remove a Unix socket's path, since nobody serves it now.
 
@@ -103,8 +108,7 @@ class Listener:
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
                     log.event(logging.ERROR, "accept-paused", listener=self.spec, reason=error.strerror)
-                    self.stop()
-                    self._pause = self._loop.call_later(FULL_PAUSE, self.start)
+                    self.pause(FULL_PAUSE)
                     return
                 continue  # accept(2): errors of the connection that was accepted; take the next one
             sock.setblocking(False)

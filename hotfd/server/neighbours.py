@@ -73,14 +73,16 @@ class Neighbours:
         for older in list(links.older) if link.newer else [link]:
             if links.newer is not None and not older.introduced:
                 self._introduce(older, links.newer)
-                if self._departed is not None:
-                    self._let_part(older)
+            if self._departed is not None:
+                self._let_part(older)
 
     def disconnected(self, link: Link) -> None:
         """A neighbour has gone: those whom it has introduced count from here on."""
-        if link.newer and self._departed is None:  # the handoff has failed; the next one introduces them again
-            for older in self._engine.links.older:
-                older.introduced = False
+        for older in self._engine.links.older if link.newer else ():
+            if self._departed is None:
+                older.introduced = False  # the handoff has failed; the next one introduces them again
+            else:
+                self._let_part(older)
         self._promote(link)
 
     def received(self, link: Link, message: m.Message) -> bool:
@@ -124,7 +126,8 @@ class Neighbours:
         self._remainder.start()
 
     def _let_part(self, older: Link) -> None:
-        if older.introduced:
+        """Tell an older process that this one takes nothing any more; who is to be left alone by that knows no newer one."""
+        if older.introduced or self._engine.links.newer is None:
             older.send(m.Replaced())
 
     # -- in the others -------------------------------------------------------------------------------
@@ -244,6 +247,13 @@ class Neighbours:
         """This process goes on to serve: what had stayed behind may come again, and nothing is to move from here."""
         self._open = True
         self._remainder.forget()
+
+    async def left(self) -> None:
+        """Wait until nothing is served here, and nothing that has moved from here can come back."""
+        await self._engine.idle()
+        while self._remainder.busy:
+            await self._remainder.decided()
+            await self._engine.idle()
 
     async def aclose(self) -> None:
         """Part from everybody, once what was said is in the kernel. Idempotent."""

@@ -241,7 +241,7 @@ class Order:
 
     def _from_below(self, below: Below, message: m.Message) -> None:
         match message:
-            case m.BusPast() if not below.joined:
+            case m.BusPast() if not below.joined and len(below.past) < WINDOW:
                 below.past.append(message)
             case m.BusJoin(applied=applied, settled=settled) if not below.joined:
                 self._join(below, dict(applied), dict(settled))

@@ -54,7 +54,7 @@ def predict(engine: Engine, *, together: bool, writers: Writers | None = None) -
         code = _verdict(engine, session, writers)
         stays = code is not None and code != "state-roundtrip"
         tally.count("kept" if stays else "moved", len(session.connections), code)
-        if code is not None:
+        if stays and code is not None:
             tally.sample.add(session, code, (session.obstacle() or ("", ""))[1])
     if together and tally.sessions["kept"]:
         count = sum(tally.connections.values())

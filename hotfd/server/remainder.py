@@ -58,6 +58,10 @@ REVOKE_LIMIT: Final = 1.0
 """Seconds for a revocation to be in the kernel, which takes it at once unless the newest process reads nothing."""
 
 
+DEATH_LIMIT: Final = 1.0
+"""Seconds between the end of the channel and the death that explains it."""
+
+
 class Follow:
     """One handoff of some sessions to the newest process.
 
@@ -267,9 +271,28 @@ class Follow:
             # It has been told nothing, and may own what was offered: only its death makes that certain.
             log.event(logging.WARNING, "remainder-fenced", pid=self._link.pid, sessions=moving.outstanding)
             await watch.wait()
-        if watch.dead:
+        if moving.committed:
+            await self._certain(watch)
+        if watch.dead and self._machine.phase is not Phase.SETTLED:
             self.catch_up()
             take_back(self.engine, self._machine, moving, self._touch, "session")
+
+    async def _certain(self, watch: ProcessWatch) -> None:
+        """Wait until the newest process has said that it owns what is committed, or is dead, or has parted from here.
+
+        A process that is held up says so late. One that has died closes its channel before its pidfd tells.
+        """
+        assert self._channel is not None
+        if self._machine.phase is Phase.MOVING and not self._machine.open_sessions():
+            with suppress(BufferError):
+                self._channel.send(self._machine.finish(0.0))
+        while not watch.dead and self._machine.phase is not Phase.SETTLED and not self._channel.ended:
+            self.changed.clear()
+            await self.changed.wait()
+        if not watch.dead and self._machine.phase is not Phase.SETTLED:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DEATH_LIMIT):
+                    await watch.wait()
 
 
 class Remainder:
@@ -314,6 +337,16 @@ class Remainder:
     def forget(self) -> None:
         """No other process serves: nobody waits for what is here to be elsewhere."""
         self._due.clear()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a handover is on its way."""
+        return self._task is not None
+
+    async def decided(self) -> None:
+        """Wait until none is on its way."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def _go(self) -> None:
         if self._active and not self._held and self._task is None and (self._all or self._due):

@@ -117,13 +117,14 @@ def rewritten(bundle: Bundle, session: Session, write: Writers) -> Bundle:
     Raises:
         StateError: a state cannot be written like this.
     """
-    replace = msgspec.structs.replace
-    record = replace(bundle.record, state=write.shared(session.kind, session.state)) if session.shared else bundle.record
+    replace, head = msgspec.structs.replace, bundle.record
+    if session.shared:
+        head = replace(head, state=write.shared(session.kind, session.state))
     records = [
         replace(record, state=write.connection(connection.state))
         for record, connection in zip(bundle.connections, session.connections, strict=True)
     ]
-    return Bundle(record, records, list(bundle.descriptors))
+    return Bundle(head, records, list(bundle.descriptors))
 
 
 def _capture_connection(

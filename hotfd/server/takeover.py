@@ -209,8 +209,9 @@ class Takeover:
     def _say_hello(self, hello: m.Hello) -> None:
         try:
             self._channel.send(hello)
-        except ValueError:  # too many types for a packet: then nobody can write for them
-            self._channel.send(msgspec.structs.replace(hello, schema=None, kinds={}))
+        except ValueError:
+            problem = "the types of its state do not fit the handoff channel; declare fewer or simpler ones"
+            self._channel.send(msgspec.structs.replace(hello, unreadable=problem, schema=None, kinds={}))
 
     async def ready(self) -> None:
         """Say that this process is initialised, if it is healthy.

@@ -34,6 +34,7 @@ async def move_together(cutover: Cutover, moving: Moving) -> None:
         # Somebody's own timeout woke him while the new process read the offer: everybody goes on, and comes
         # to rest again. The new process holds its listeners until the first commit.
         await _take_all_back(cutover, moving)
+        _check_time(cutover, deadline)
         sessions, process = await _at_rest(cutover, moving, deadline)
     moving.commit_all()
     cutover.emit({"event": "progress", "moved": len(sessions), "total": len(sessions)})
@@ -94,6 +95,22 @@ async def _at_rest(cutover: Cutover, moving: Moving, deadline: float) -> tuple[l
             raise
         await cutover.thaw()
         moving.gate.reopen_each(sessions)
+        _check_time(cutover, deadline)
+
+
+def _check_time(cutover: Cutover, deadline: float) -> None:
+    """Handlers with short timeouts of their own and a slow freeze, export or import could go on like this for ever.
+
+    Raises:
+        HandoffRefused: the boundary timeout is over.
+    """
+    if asyncio.get_running_loop().time() >= deadline:
+        limit = cutover.options.boundary_timeout
+        raise HandoffRefused(
+            "no-boundary",
+            f"within {limit:g} s the sessions never stayed at rest for as long as everything took to be written and "
+            "read: timeouts of handlers woke them; make these longer, or on_freeze, export_state and import_state quicker",
+        )
 
 
 async def _exported(cutover: Cutover) -> bytes:

@@ -37,10 +37,8 @@ class Family:
         for worker in self._service.workers.values():
             if pid in worker.processes:
                 return worker
-        for process in proc.descendants():
-            if process.pid == pid:
-                return self._service.workers.get(self._number_of(process) or 0)
-        return None
+        process = proc.descendant(pid)
+        return self._service.workers.get(self._number_of(process) or 0) if process is not None else None
 
     def heirs(self, worker: Worker) -> set[int]:
         """Return who may serve now that a worker's server is dead.

@@ -19,6 +19,10 @@ from hotfd.systemd import parse
 MAX_DATAGRAM: Final = 4096
 """Bytes of a message that are taken; systemd takes as many."""
 
+MESSAGES_AT_ONCE: Final = 1024
+"""Messages taken in one go: more than the queue holds (net.unix.max_dgram_qlen), so that nothing that was said is
+left behind, and an end to it, so that somebody who never stops cannot hold the loop."""
+
 _CREDENTIALS: Final = struct.Struct("@iII")  # struct ucred, unix(7)
 
 _MAX_DESCRIPTORS: Final = 253
@@ -52,7 +56,7 @@ class Inbox:
 
     def drain(self) -> None:
         """Take in what has come. Before an end is judged, what was said before it must have been heard."""
-        while True:
+        for _ in range(MESSAGES_AT_ONCE):
             try:
                 data, ancillary, _flags, _address = self._socket.recvmsg(
                     MAX_DATAGRAM,

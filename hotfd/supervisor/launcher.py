@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from contextlib import AsyncExitStack, suppress
 from typing import Final
@@ -30,7 +31,7 @@ class Launcher:
         self._environment[systemd.SUPERVISOR_VARIABLE] = str(os.getpid())
         named = os.environ.get("PWD", "")
         self._start = list(command), named if _is_here(named) else os.getcwd()
-        self._running: dict[int, list[str]] = {}
+        self._running: dict[int, tuple[list[str], str]] = {}
         self._learned: dict[int, tuple[list[str], str]] = {}
         self._sockets: list[socket.socket] = []
 
@@ -69,17 +70,19 @@ class Launcher:
     def learn(self, worker: int, pid: int) -> None:
         """Remember what a process that serves runs: a crash must not bring back what a handoff has replaced.
 
-        What it runs is compared with what its predecessor ran, and not with what was asked for: that may be a shell
-        around it. As long as both are the same, the command and the directory are those that were asked for, by
-        the names that were given, so that a link that has moved takes effect.
+        What it runs, and where, is compared with what its predecessor ran, and not with what was asked for: that may
+        be a shell around it.
         """
         found = proc.command_line(pid)
         if found is None:
             return
+        command, cwd = found
+        # The new process of a handoff is started by the full name of what the first one found on the path.
+        command[0] = shutil.which(command[0], path=self._environment.get("PATH")) or command[0]
         before = self._running.get(worker)
-        self._running[worker] = found[0]
-        if before is not None and before != found[0]:
-            self._learned[worker] = found
+        self._running[worker] = command, cwd
+        if before is not None and before != (command, cwd):
+            self._learned[worker] = command, cwd
 
 
 def _is_here(path: str) -> bool:

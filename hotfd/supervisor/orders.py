@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hotfd.control.errors import RequestFailed, ServerGone, Unreachable
 from hotfd.errors import HandoffRefused
-from hotfd.supervisor.link import Link
+from hotfd.supervisor.link import Link, probe
 from hotfd.supervisor.reports import combined, refused
-from hotfd.supervisor.worker import ADOPTION_LIMIT, Phase
+from hotfd.supervisor.worker import ADOPTION_LIMIT, Phase, Probe
 
 if TYPE_CHECKING:
     from hotfd.control.endpoint import Emit, Instruction
@@ -33,6 +33,12 @@ ATTENDED: Final = frozenset({"watch"})
 
 ANSWER_LIMIT: Final = 1.0
 """Seconds in which each server must give its status: less than ``hotfd ps`` waits for the supervisor's."""
+
+SILENCE_INTERVAL: Final = 5.0
+"""Seconds between two looks whether a server that was asked something still lives."""
+
+SILENT_PROBES: Final = 3
+"""Looks in a row without a sign of life after which a request is given up."""
 
 RESULT_LIMIT: Final = 60.0
 """Seconds in which a process that has inherited from a dead one must say how its handoff ended."""
@@ -225,23 +231,22 @@ class Orders(Mapping[str, "Instruction"]):
         return report
 
     async def _forward(self, worker: Worker, request: dict[str, Any], emit: Emit) -> Any:
+        """Make a request of a worker's server: as long as it answers, or lives, or hands over, which is watched."""
         self._catch_up()
         pid = worker.server
         if pid is None:
             raise HandoffRefused("not-serving", f"worker {worker.number} has no server now: {worker.phase.value}")
+        exchange = asyncio.ensure_future(_exchange(pid, request, emit))
+        silence = asyncio.ensure_future(_silence(worker, pid))
         try:
-            async with await Link.open(pid) as link:
-                async for message in link.request(request):
-                    if "result" in message:
-                        return message["result"]
-                    emit(message)
-        except RequestFailed as error:
-            raise HandoffRefused(error.code, error.message) from None
-        except Unreachable as error:
-            raise HandoffRefused(error.code, error.detail) from None
-        except ServerGone as error:
-            raise _Gone("old-exited", error.detail) from None
-        raise AssertionError("a request ends with a result or an error")
+            await asyncio.wait({exchange, silence}, return_when=asyncio.FIRST_COMPLETED)
+            if exchange.done():
+                return exchange.result()
+            raise HandoffRefused("unresponsive", f"process {pid} has the request and gives no sign of life any more")
+        finally:
+            exchange.cancel()
+            silence.cancel()
+            await asyncio.gather(exchange, silence, return_exceptions=True)
 
     async def _follow(self, worker: Worker, request: dict[str, Any], emit: Emit) -> None:
         """Watch whoever serves for a worker, and then whoever serves after it."""
@@ -263,6 +268,32 @@ class Orders(Mapping[str, "Instruction"]):
 
 class _Gone(HandoffRefused):
     """The server ended before it answered."""
+
+
+async def _exchange(pid: int, request: dict[str, Any], emit: Emit) -> Any:
+    """Make a request of a server, pass its events on, and return its result; what goes wrong has a reason code."""
+    try:
+        async with await Link.open(pid) as link:
+            async for message in link.request(request):
+                if "result" in message:
+                    return message["result"]
+                emit(message)
+    except RequestFailed as error:
+        raise HandoffRefused(error.code, error.message) from None
+    except Unreachable as error:
+        raise HandoffRefused(error.code, error.detail) from None
+    except ServerGone as error:
+        raise _Gone("old-exited", error.detail) from None
+    raise AssertionError("a request ends with a result or an error")
+
+
+async def _silence(worker: Worker, pid: int) -> None:
+    """Return when a server has given no sign of life for some time, and nobody else does something about it."""
+    silent = 0
+    while silent < SILENT_PROBES:
+        await asyncio.sleep(SILENCE_INTERVAL)
+        watched = pid in worker.doubtful  # one that hangs in a handoff is killed, and the connection ends
+        silent = silent + 1 if not watched and await probe(pid) is Probe.SILENT else 0
 
 
 async def _status(worker: Worker) -> dict[str, Any]:

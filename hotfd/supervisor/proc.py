@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from hotfd.systemd import WORKER_VARIABLE
 from hotfd.transfer.process import CHANNEL_VARIABLE
 
+_MAX_DEPTH = 64
+"""Ancestors that are looked at; a chain of parents is short, and /proc may change while it is read."""
+
 _DEAD = frozenset({"Z", "X", "x"})  # states of a process that has exited; proc_pid_stat(5)
 
 
@@ -44,16 +47,32 @@ def descendants() -> list[Descendant]:
     return below
 
 
+def descendant(pid: int) -> Descendant | None:
+    """Return a process if it lives below this one; for who is asked about often, and by strangers."""
+    found = parent = _look(pid)
+    for _ in range(_MAX_DEPTH):
+        if parent is None:
+            return None
+        if parent.parent == os.getpid():
+            return found
+        parent = _look(parent.parent)
+    return None
+
+
 def _all() -> Iterator[Descendant]:
     for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    state, parent, group = file.read().rpartition(b")")[2].split()[:3]
-            except OSError:
-                continue  # it has ended
-            if state.decode() not in _DEAD:
-                yield Descendant(int(entry), int(parent), int(group))
+        if entry.isdecimal() and (found := _look(int(entry))) is not None:
+            yield found
+
+
+def _look(pid: int) -> Descendant | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name may hold spaces and parentheses: fields are counted from the last one, which ends it.
+            state, parent, group = file.read().rpartition(b")")[2].split()[:3]
+    except OSError:
+        return None  # it has ended
+    return None if state.decode() in _DEAD else Descendant(pid, int(parent), int(group))
 
 
 def environment(pid: int, name: str) -> str | None:
@@ -100,6 +119,16 @@ def command_line(pid: int) -> tuple[list[str], str] | None:
         return (arguments, os.readlink(f"/proc/{pid}/cwd")) if arguments else None
     except OSError:
         return None
+
+
+def cpu_time(pid: int) -> int:
+    """Return for how long a process has computed, in clock ticks; 0 when it is gone. proc_pid_stat(5), utime and stime."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def survives(pid: int, number: int) -> bool:

@@ -30,7 +30,7 @@ class Processes:
     def __init__(self, on_exit: Callable[[int, int | None], None], on_stranger: Callable[[int], None]) -> None:
         self._on_exit = on_exit
         self._on_stranger = on_stranger
-        self._watched: dict[int, ProcessWatch] = {}
+        self._watched: dict[int, ProcessWatch | None] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
 
@@ -40,10 +40,12 @@ class Processes:
             return
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            if not isinstance(error, ProcessLookupError):  # it lives, and its end would go unnoticed
-                log.event(logging.CRITICAL, "process-unwatched", pid=pid, reason=error.strerror)
+        except ProcessLookupError:
             self._loop.call_soon(self._on_exit, pid, _reaped(pid))
+            return
+        except OSError as error:  # no descriptor left: the end of a child is still told by SIGCHLD
+            log.event(logging.CRITICAL, "process-unwatched", pid=pid, reason=error.strerror)
+            self._watched[pid] = None
             return
         self._watched[pid] = ProcessWatch(pid, pidfd, lambda: self._exited(pid))
 
@@ -69,13 +71,14 @@ class Processes:
         watch = self._watched.pop(pid, None)
         if watch is not None:
             watch.close()
-            self._on_exit(pid, _reaped(pid))
+        self._on_exit(pid, _reaped(pid))
 
     def close(self) -> None:
         """Watch nobody any more. Idempotent."""
         self._loop.remove_signal_handler(signal.SIGCHLD)
         for watch in self._watched.values():
-            watch.close()
+            if watch is not None:
+                watch.close()
         self._watched.clear()
 
 

@@ -51,6 +51,7 @@ class Service:
         self._announced = False
         self._reloading = False
         self._told: set[int] = set()
+        self._slain: set[int] = set()
         self._exited = False
         self._text = ""
         self._started: dict[int, float] = {}
@@ -119,7 +120,7 @@ class Service:
             self._exited = True
             return [Exit(self.exit_status)]
         if self._killed or now >= self._kill_at:
-            return self._kill(left)
+            return self._kill(set(left) - self._slain)  # what does not die at once is not killed again and again
         strangers = sorted(set(left) - self._told)
         self._told |= set(strangers)
         return [Send(pid, signal.SIGTERM) for pid in strangers]
@@ -189,6 +190,7 @@ class Service:
     def _kill(self, left: Collection[int]) -> list[Action]:
         self._killed = True
         self._kill_at = math.inf
+        self._slain |= set(left)
         return [Kill(pid, "the time to stop is over") for pid in sorted(left)]
 
     def _news(self) -> list[Action]:

@@ -60,6 +60,9 @@ STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 PASSED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGALRM, signal.SIGVTALRM)
 """Signals that are the servers' business: they mean what the program makes of them."""
 
+MAX_STRANGERS: Final = 64
+"""Processes of other services that are logged when they speak to this one."""
+
 
 class Supervisor:
     """The stable parent. It must be made inside of a running loop, in the process's only thread.
@@ -77,6 +80,7 @@ class Supervisor:
         self._working = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: set[asyncio.Future[None]] = set()
+        self._strangers: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[int] = self._loop.create_future()
         self._pidfile = PidFile(settings.pidfile) if settings.pidfile is not None else None
@@ -267,23 +271,28 @@ class Supervisor:
     def _heard(self, pid: int, said: dict[str, str]) -> None:
         worker = self._family.worker_of(pid)
         if worker is None:
-            log.event(logging.WARNING, "notify-ignored", pid=pid, reason="the process is not of this service")
+            self._ignore(pid)
             return
         number, now = worker.number, self._loop.time()
-        main = said.get("MAINPID", "")
-        if main.isdecimal():
-            if self._family.worker_of(int(main)) is worker:
-                self._tell(number, partial(Worker.succeeded, new=int(main), now=now))
+        if (main := systemd.number(said.get("MAINPID"))) is not None:
+            if self._family.worker_of(main) is worker:
+                self._tell(number, partial(Worker.succeeded, new=main, now=now))
             else:
                 log.event(logging.WARNING, "notify-ignored", pid=pid, reason="MAINPID is not of this service")
         if said.get("STOPPING") == "1":
             self._tell(number, partial(Worker.ends, pid=pid))
         if said.get("RELOADING") == "1":
-            usec = said.get(systemd.LIMIT_VARIABLE, "")
-            limit = int(usec) / 1e6 if usec.isdecimal() else None
+            usec = systemd.number(said.get(systemd.LIMIT_VARIABLE))
+            limit = usec / 1e6 if usec is not None else None
             self._tell(number, partial(Worker.hands_over, pid=pid, now=now, limit=limit))
         if said.get("READY") == "1":
             self._tell(number, partial(Worker.is_ready, pid=pid, now=now))
+
+    def _ignore(self, pid: int) -> None:
+        """Anybody on the machine reaches the socket: the first strangers are logged, and no flood of them."""
+        if pid not in self._strangers and len(self._strangers) < MAX_STRANGERS:
+            self._strangers.add(pid)
+            log.event(logging.WARNING, "notify-ignored", pid=pid, reason="the process is not of this service")
 
     # -- signals -------------------------------------------------------------------------------------
 
@@ -297,7 +306,7 @@ class Supervisor:
             pid = worker.server if worker.server is not None else worker.root
             if pid is None:
                 continue
-            if survives(pid, number):
+            if number == signal.SIGWINCH or survives(pid, number):  # which kills nobody, signal(7)
                 self._processes.send(pid, number)
             else:
                 log.event(logging.WARNING, "signal-not-passed-on", signal=signal.Signals(number).name, pid=pid)

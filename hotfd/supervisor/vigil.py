@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd.control.errors import RequestFailed, ServerGone, Unreachable
 from hotfd.supervisor.link import PROBE_LIMIT, Link, probe_all
+from hotfd.supervisor.proc import cpu_time
 from hotfd.supervisor.service import answers
-from hotfd.supervisor.worker import Phase, Worker
+from hotfd.supervisor.worker import Phase, Probe, Worker
 
 if TYPE_CHECKING:
     from hotfd.supervisor.actions import Action
@@ -35,13 +36,14 @@ class Vigil:
         self._service = service
         self._do = do
         self._until = until
+        self._worked: dict[int, int] = {}
         self._loop = asyncio.get_running_loop()
 
     async def look_after(self) -> None:
         """See whether processes hang where that matters, and whether heirs serve that could not say so."""
         while True:
             await self._until(lambda: bool(self._service.doubtful or self._bereaved()), math.inf)
-            probes = await probe_all(self._service.doubtful)
+            probes = self._busy_ones(await probe_all(self._service.doubtful))
             for worker in self._service.workers.values():
                 for pid in sorted(probes.keys() & worker.doubtful):
                     self._tell(worker, partial(Worker.probed, pid=pid, probe=probes[pid], now=self._loop.time()))
@@ -50,6 +52,13 @@ class Vigil:
                     if await _serves(heir):
                         self._tell(worker, partial(Worker.is_ready, pid=heir, now=self._loop.time()))
             await asyncio.sleep(PROBE_INTERVAL)
+
+    def _busy_ones(self, probes: dict[int, Probe]) -> dict[int, Probe]:
+        """Tell those that compute, and had no time to answer, from those that do nothing at all."""
+        before, self._worked = self._worked, {pid: cpu_time(pid) for pid in probes}
+        silent = {pid for pid, probe in probes.items() if probe is Probe.SILENT}
+        busy = {pid for pid in silent if self._worked[pid] > before.get(pid, self._worked[pid])}
+        return {pid: Probe.BUSY if pid in busy else probe for pid, probe in probes.items()}
 
     async def give_signs_of_life(self, interval: float) -> None:
         """Tell the manager twice in each interval that all is well, while the servers' control sockets answer."""

@@ -2,16 +2,20 @@
 
 No I/O and no clock: events come with the time, and every method returns the actions that follow from it.
 
-::
-
-    IDLE ----> STARTING ----> SERVING <----> HANDING_OVER
-                  |  ^           |  ^             |
-                  |  |           |  +----+        | it died, and somebody lives who
-                  |  |    it died|       |        v may own its sessions now
-                  |  |           |       +---- BEREAVED
-                  |  +--WAITING<-+----------------+ nobody does
-                  v        |     v
-                 OVER <----+---- OVER
+============  ===================================================  =========================================
+phase         event                                                next
+============  ===================================================  =========================================
+IDLE          start                                                STARTING
+STARTING      somebody is ready                                    SERVING
+SERVING       it begins a handoff                                  HANDING_OVER
+HANDING_OVER  it goes on, or its successor serves                  SERVING
+HANDING_OVER  it dies, and there are heirs                         BEREAVED
+BEREAVED      one of them serves                                   SERVING
+any of these  it ends as it was meant to; or it never served       OVER
+any of these  it ends otherwise, and nobody is left who may serve  WAITING; OVER when that was too often
+WAITING       the delay is over                                    STARTING
+any           the order to stop, and nobody is left                OVER
+============  ===================================================  =========================================
 
 The rule that matters: nothing is started while a process lives that serves, or may yet come to serve. Such
 processes are the *server* (it said so, by sd_notify), the *root* (what was started; the server may run below it, as
@@ -73,6 +77,8 @@ class Probe(enum.Enum):
 
     ANSWERED = "answered"
     SILENT = "silent"
+    BUSY = "busy"
+    """It did not answer, but it computes: an export of much state may hold its event loop for long."""
     MUTE = "mute"
     """It has no control socket: it never had one, or is about to exit."""
 
@@ -309,11 +315,18 @@ class Worker:
     def probed(self, pid: int, probe: Probe, now: float) -> list[Action]:
         """Take in whether a process gave a sign of life.
 
-        A process without a control socket is judged only if it had one before: then it is about to exit.
+        A process without a control socket is judged only if it had one before: then it is about to exit. One that
+        hands over and is busy is given the time of its handoff: what it would lose by being killed is with it alone.
         """
         if probe is Probe.ANSWERED:
             self._spoke.add(pid)
-        if probe is Probe.ANSWERED or pid not in self.doubtful or (probe is Probe.MUTE and pid not in self._spoke):
+        fine = (
+            probe is Probe.ANSWERED
+            or pid not in self.doubtful
+            or (probe is Probe.MUTE and pid not in self._spoke)
+            or (probe is Probe.BUSY and pid == self.server)
+        )
+        if fine:
             self._silent_since.pop(pid, None)
             return []
         since = self._silent_since.setdefault(pid, now)

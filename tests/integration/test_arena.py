@@ -234,9 +234,9 @@ async def test_a_match_goes_on_in_the_old_process_when_the_new_one_dies_before_i
             )  # fmt: skip
             assert process.stdout is not None
             assert process.stderr is not None
-            while not (found := re.match(rb"hotfd: probation .new process (\d+)", await process.stderr.readline())):
-                pass
-            harness.kill(int(found[1]))
+            async for line in process.stderr:
+                if found := re.match(rb"hotfd: probation .new process (\d+)", line):
+                    harness.kill(int(found[1]))
             report = json.loads(await process.stdout.read())
             assert await process.wait() == 1
             assert report["sessions"] == {"moved": 0, "kept": 0, "returned": 1, "closed": 0}

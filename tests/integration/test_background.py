@@ -45,18 +45,37 @@ SWEEPER = """
     async def once():
         note("once")
 
+    slow = {"once": 1, "always": 1000}.get(MODE.removeprefix("slow-"), 0)
+
     async def freeze():
+        global slow
         note("freeze")
+        if slow:
+            slow -= 1
+            frozen.set()
+            await asyncio.sleep(0.3)
         if MODE == "freeze-fails":
             raise RuntimeError("s3cret")
 
+    frozen = asyncio.Event()
+
     def thaw():
+        frozen.clear()
         note("thaw")
 
     async def talk(conn):
         if not conn.resumed:
             await conn.send(b"hello")
-        async for line in conn:
+        while True:
+            try:
+                async with asyncio.timeout(0.05 if MODE.startswith("slow") else None):
+                    line = await conn.receive()
+            except TimeoutError:
+                if frozen.is_set():
+                    await asyncio.sleep(0.5)
+                continue
+            if line is None:
+                return
             if line == b"busy":
                 await asyncio.sleep(3600)
             conn.state.lines += 1
@@ -172,3 +191,27 @@ async def test_a_gate_that_does_not_close_freezes_nothing(tmp_path: Path) -> Non
         assert report["reason"].startswith("no-boundary")
         assert events(tmp_path, service.pid) == UNDISTURBED
         busy.writer.close()
+
+
+async def test_when_everything_has_to_come_to_rest_again_freeze_and_thaw_come_in_pairs(tmp_path: Path) -> None:
+    with sweeper(tmp_path, "together", "slow-once") as service:
+        client = await Client.open(service.address)
+        old = service.pid
+        service.handoff("--probation", "0.1")
+        again = ["end old", "freeze old", "thaw old", "begin old"]
+        found = events(tmp_path, old, service.pid)
+        assert found == ["begin old", *again, "end old", "freeze old", "begin new"]
+        assert await client.talk() == "served"
+        client.writer.close()
+
+
+async def test_a_freeze_that_never_fits_between_two_timeouts_of_a_handler_is_a_refusal(tmp_path: Path) -> None:
+    with sweeper(tmp_path, "together", "slow-always") as service:
+        client = await Client.open(service.address)
+        report = service.handoff("--boundary-timeout", "0.1", expect=1)
+        assert report["reason"].startswith("no-boundary: within 0.1 s the sessions never stayed at rest")
+        found = events(tmp_path, service.pid)
+        assert found[-2:] == ["thaw old", "begin old"]
+        assert found.count("freeze old") == found.count("thaw old") == 1
+        assert await client.talk() == "served"
+        client.writer.close()

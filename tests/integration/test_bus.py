@@ -51,6 +51,9 @@ PROGRAM = """
     if "DIES_AS_OWNER" in os.environ:
         takeover.Takeover._own = die
 
+    if "HANGS" in os.environ:
+        takeover.Takeover._take_part = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)
+
     take_part = takeover.Takeover._take_part
 
     def slow_take_part(self, *rest):
@@ -215,6 +218,19 @@ async def test_what_comes_back_from_a_new_process_that_died_has_missed_nothing(t
             await asyncio.gather(*work)
             await agree(everybody, [message for client in everybody for message in client.said])
             assert not any(client.over.is_set() for client in everybody)
+
+
+async def test_who_publishes_while_a_new_process_hangs_goes_on_when_it_has_been_ended(tmp_path: Path) -> None:
+    with harness.program(tmp_path, PROGRAM) as service:
+        async with clients(service, LISTENERS) as everybody:
+            enough = asyncio.Event()
+            work = stay_and_publish(everybody[:PUBLISHERS], enough)
+            command = ["env", "HANGS=1", *service.process.args]
+            report = await hand_over(service, "--boundary-timeout", "1", "--deadline", "5", command=command, expect=1)
+            assert "new-hung" in report["reason"]
+            enough.set()
+            await asyncio.gather(*work)
+            await agree(everybody, [message for client in everybody for message in client.said])
 
 
 async def test_what_a_new_process_inherits_from_one_that_died_has_missed_nothing(tmp_path: Path) -> None:

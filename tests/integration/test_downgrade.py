@@ -100,6 +100,35 @@ def test_what_the_types_forbid_is_refused_before_anything_moves(tmp_path: Path) 
         assert service.status()["generation"] == 2
 
 
+def test_older_code_that_cannot_say_what_it_knows_is_refused(tmp_path: Path) -> None:
+    fields = "\n        ".join(f"a_field_with_a_long_name_{number}: int = 0" for number in range(1500))
+    release(tmp_path, "v1", state=fields)
+    release(tmp_path, "v2", version=2)
+    point(tmp_path, "v2")
+    with running(tmp_path) as service, talking(service) as (client,):
+        point(tmp_path, "v1")
+        report = service.handoff(*QUICK, "--allow-downgrade", expect=1)
+        assert report["reason"].startswith("state-version: the types of its state do not fit the handoff channel; ")
+        assert client.say("x") == "v2 {'lines': 1}"
+
+
+def test_a_class_that_is_newer_in_the_older_code_needs_its_upgrade_there(tmp_path: Path) -> None:
+    state = 'seat: "Seat | None" = None'
+    seat = "@dataclass\n    class Seat:\n        name: str = ''\n        version = {version}"
+    old = {"state": state, "more": seat.format(version=2)}
+    new = {"version": 2, "state": state, "more": seat.format(version=1)}
+    release(tmp_path, "v1", **old)
+    release(tmp_path, "v2", **new)
+    point(tmp_path, "v2")
+    with running(tmp_path) as service, talking(service) as (client,):
+        point(tmp_path, "v1")
+        report = service.handoff(*QUICK, "--allow-downgrade", expect=1)
+        assert report["reason"] == (
+            "state-downgrade: Seat version 1 cannot be read by version 2: give Seat an upgrade(old, version)"
+        )
+        assert client.say("x").startswith("v2 {'lines': 1")
+
+
 ROOM = """
     @dataclass
     class Room:

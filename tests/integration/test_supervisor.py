@@ -125,6 +125,22 @@ def test_a_handoff_to_another_command_goes_through_and_a_crash_does_not_undo_it(
             assert b"version two" in client.say("hear")
 
 
+def test_a_rollback_goes_through_the_supervisor_too(tmp_path: Path) -> None:
+    second = harness.script(tmp_path, "second.py", V2)
+    with supervised(tmp_path) as service, service.connect() as client:
+        service.handoff("--", sys.executable, str(second), f"127.0.0.1:{service.address[1]}")
+        assert b"version two" in client.say("hear")
+        done = harness.hotfd("rollback", "--pid", str(service.pid), "--probation", "0.1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert b"version two" not in client.say("hear")
+        assert harness.hotfd("history", "--pid", str(service.pid)).stdout.count("runs now") == 1
+        client.socket.sendall(b"die\n")
+        service.says("crashed")
+        service.serves()
+        with service.connect() as again:
+            assert b"version two" not in again.say("hear")
+
+
 def test_a_bad_version_is_refused_and_the_old_one_serves(tmp_path: Path) -> None:
     with supervised(tmp_path) as service, service.connect() as client:
         first = client.served_by()
@@ -270,6 +286,39 @@ def test_an_old_process_that_hangs_while_it_hands_over_is_ended_and_the_new_one_
         assert service.servers() == [report["new_pid"]]
 
 
+def test_an_old_process_that_computes_for_long_in_a_handoff_is_let_alone(tmp_path: Path) -> None:
+    source = ECHO.replace("import os, ", "import time, os, ").replace(
+        'name="echo")',
+        'name="echo", cutover="together", export_state=export, import_state=lambda state: None)',
+    )
+    source = source.replace(
+        "    if __name__",
+        """    def export():
+        end = time.thread_time() + 4.5
+        while time.thread_time() < end:
+            pass
+        return 1
+
+    if __name__""",
+    )
+    with supervised(tmp_path, "--hung-after", "1", source=source) as service, service.connect() as client:
+        report = service.handoff()
+        assert report["outcome"] == "completed"
+        assert "killed" not in service.logged()
+        assert client.served_by() == report["new_pid"]
+
+
+def test_a_server_that_hangs_before_it_begins_a_handoff_holds_up_nobody(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service, service.connect() as client:
+        (first,) = service.servers()
+        os.kill(first, signal.SIGSTOP)
+        report = service.handoff(expect=1)
+        assert report["reason"].startswith("unresponsive:")
+        os.kill(first, signal.SIGCONT)
+        assert service.handoff()["outcome"] == "completed"
+        assert client.served_by() != first
+
+
 # -- signals and ends ------------------------------------------------------------------------------
 
 
@@ -352,6 +401,20 @@ def test_helpers_that_a_server_leaves_behind_end_with_the_service(tmp_path: Path
         assert not harness.alive(helper)
 
 
+def test_a_supervisor_that_is_killed_leaves_the_server_and_its_clients_in_peace(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service, service.connect() as client:
+        first = client.served_by()
+        service.process.kill()
+        service.ends()
+        assert client.served_by() == first
+        report = service.handoff(pid=first)  # nobody watches it now, so its end is fine
+        assert client.served_by() == report["new_pid"]
+        os.kill(report["new_pid"], signal.SIGTERM)
+        assert client.read() == b""
+        harness.wait_gone(report["new_pid"])
+        assert harness.hotfd("ps").returncode == 0  # tidies up after the supervisor
+
+
 # -- being asked -----------------------------------------------------------------------------------
 
 
@@ -363,9 +426,9 @@ def test_ps_and_status_show_supervisor_and_server(tmp_path: Path) -> None:
         }  # fmt: skip
         assert status["listeners"] == [f"127.0.0.1:{service.address[1]}"]
         shown = harness.hotfd("ps").stdout
-        rows = {row.split()[0]: row.split()[1] for row in shown.splitlines()[1:]}
-        assert rows[str(service.pid)] == "supervisor"
-        assert rows[str(service.servers()[0])] == "server"
+        rows = {row.split()[0]: row for row in shown.splitlines()[1:]}
+        assert "chat (supervisor)" in rows[str(service.pid)]
+        assert "(supervisor)" not in rows[str(service.servers()[0])]
 
 
 def test_other_instructions_go_to_the_server_and_unknown_ones_are_refused_by_it(tmp_path: Path) -> None:
@@ -413,8 +476,14 @@ def test_as_pid_1_of_a_namespace_it_hands_over_reaps_and_ends_in_order(tmp_path:
         ((inner, _),) = [(pid, state) for pid, state in outer.descendants() if is_first(pid)]
         with outer.connect() as client:
             assert client.greeting.startswith(b"hello")
+            inside = [*harness.HOTFD, "handoff", "--pid", "1", "--json", "--probation", "0.1"]
+            users = ["--user", "--preserve-credentials"] if "--user" in outer.process.args else []
+            enter = ["nsenter", "--target", str(inner), "--pid", "--mount", *users]
             for generation in (2, 3):
-                done = harness.hotfd("handoff", "--pid", str(inner), "--json", "--probation", "0.1")
+                if generation == 2 and shutil.which("nsenter") is not None:
+                    done = subprocess.run([*enter, *inside], capture_output=True, text=True)
+                else:
+                    done = harness.hotfd("handoff", "--pid", str(inner), "--json", "--probation", "0.1")
                 assert done.returncode == 0, done.stderr + outer.logged()
                 assert f'"generation":{generation}' in done.stdout
             assert client.say("still").endswith(b"still")

@@ -105,9 +105,23 @@ class World:
         publishes: how often anybody publishes.
         deaths: how many processes may die.
         moves: whether a subscriber moves.
+        introduced: processes know the next newer one before the one between them dies, and are linked to it at
+            once; else they are roots of their own for a while.
+        passes: processes are passed on to the newest while the one between them lives.
     """
 
-    def __init__(self, processes: int, publishes: int, deaths: int, *, moves: bool) -> None:
+    def __init__(
+        self,
+        processes: int,
+        publishes: int,
+        deaths: int,
+        *,
+        moves: bool = False,
+        introduced: bool = True,
+        passes: bool = False,
+    ) -> None:
+        self.introduced = introduced
+        self.passes = passes
         self.generations = processes
         self.publishes = publishes
         self.deaths = deaths
@@ -199,7 +213,7 @@ class World:
         """Processes that the one above them can pass on to the one above that."""
         for process in self.processes:
             above = process.above
-            if process.alive and above is not None and self.fate == "nowhere" and not self.deaths and not self.forked:
+            if process.alive and above is not None and self.passes and not self.deaths and not self.forked:
                 between = self.at(above.peer)
                 newer = between.above
                 if between.alive and between.order._welcomed and newer is not None and self.at(newer.peer).alive:
@@ -241,6 +255,8 @@ class World:
         end = process.ends[at]
         message = end.other.said.pop(0)
         if isinstance(message, m.Message):
+            if isinstance(message, m.Publish) and process.order.root and self.survivor(pid):
+                self.forked = True
             if isinstance(message, m.BusJoin) and process.base is None:
                 process.base = dict(message.applied)
             assert process.order.received(end, message)
@@ -291,8 +307,12 @@ class World:
             self.own(process)  # a bequest
             if "mover" in process.subscribers:
                 self.mover, self.fate = pid, "there"
-        if end.newer and process.above is None and process.order._pending._posts and self.survivor(pid):
-            self.forked = True
+        next_newer = next((each for each in self.processes[pid + 1 :] if each.alive), None)
+        if end.newer and process.above is None and next_newer is not None:
+            if self.introduced:
+                self.link(pid, next_newer.pid)
+            elif process.order._pending._posts:
+                self.forked = True
         process.order.disconnected(end)
         if pid == self.mover and end.newer:  # it comes back, unless its new owner has acted for it
             if self.fate == "committed" and self.touched:
@@ -355,6 +375,15 @@ class World:
                     assert [x for x in one if x in both] == [x for x in other if x in both], f"{one} and {other}"
 
 
+def linked(processes: int, world: World) -> World:
+    """Return a world with so many processes, of which each has heard everything."""
+    for _ in range(processes - 1):
+        world.start()
+        while step := next((step for name, step in world.steps() if " reads " in name), None):
+            step(world)
+    return world
+
+
 def explore(world: World, limit: int) -> int:
     """Visit every state that can be reached; return how many there are."""
     seen = {world.key()}
@@ -400,21 +429,23 @@ def walk(world: World, seed: int) -> None:
     "world",
     [
         World(2, publishes=1, deaths=1, moves=True),
-        World(2, publishes=2, deaths=1, moves=False),
-        World(3, publishes=1, deaths=1, moves=False),
+        World(2, publishes=2, deaths=1),
+        linked(2, World(3, publishes=1, deaths=1)),
+        linked(3, World(3, publishes=1, deaths=0, passes=True)),
     ],
-    ids=["a subscriber moves", "two publish", "three generations"],
+    ids=["a subscriber moves", "two publish", "three generations", "a process is passed on"],
 )
 def test_everybody_is_given_everything_once_and_in_one_order_whoever_dies_when(world: World) -> None:
     assert explore(world, limit=60_000) > 1000
 
 
+@pytest.mark.parametrize("introduced", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("moves", [True, False], ids=["a subscriber moves", "processes are passed on"])
 @pytest.mark.parametrize(("window", "deaths"), [(512, 0), (512, 1), (512, 2), (1, 0)])
 def test_nobody_loses_anything_on_random_ways_through_larger_worlds(
-    window: int, deaths: int, moves: bool, monkeypatch: pytest.MonkeyPatch
+    window: int, deaths: int, moves: bool, introduced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(order_links, "WINDOW", window)
     monkeypatch.setattr(order, "ACK_EVERY", 1)
     for seed in range(WALKS):
-        walk(World(4, publishes=8, deaths=deaths, moves=moves), seed)
+        walk(World(4, publishes=8, deaths=deaths, moves=moves, introduced=introduced, passes=not moves), seed)

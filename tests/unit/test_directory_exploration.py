@@ -23,8 +23,11 @@ import pytest
 from hotfd.server.directory import Directory, Verdict
 from hotfd.wire import messages as m
 
-WALKS = 150
-"""Random ways through worlds that are too large to be seen whole; some seconds."""
+WALKS = 50
+"""Random ways through worlds that are too large to be seen whole, in each of twenty tests; half a second."""
+
+TRIES = 5000
+"""Random ways on which a planted mistake is looked for; the rarest is met on one in a thousand."""
 
 DEATH = 0.04
 """How often something dies on a random way, of all that happens."""
@@ -41,7 +44,7 @@ LINK, FOLLOW = "link", "follow"
 """The two channels from one process to another: the link, and that of what had stayed behind."""
 
 
-class Violation(Exception):
+class Violation(Exception):  # noqa: N818 - reads as what it is
     """Something was seen that must not be."""
 
 
@@ -98,8 +101,6 @@ class Process:
         introduced: those that do not count yet, and who has brought them.
         escrow: what it has given away and would take back, and to whom.
     """
-
-    directory_type: ClassVar[type[Directory]] = Directory
 
     def __init__(self, number: int, directory: type[Directory], predecessor: int | None = None) -> None:
         self.number = number
@@ -244,6 +245,11 @@ class World:
         if (message := message_of(word)) is not None:
             process.directory.received(ENDS[to, origin], message)  # type: ignore[arg-type]
             return
+        self.read_of_neighbours(process, origin, word)
+        self.read_of_sessions(process, origin, word, way)
+
+    def read_of_neighbours(self, process: Process, origin: int, word: Word) -> None:
+        to = process.number
         match word:
             case ("linked",):
                 self.read_linked(process, origin)
@@ -261,6 +267,10 @@ class World:
                 self.lose_neighbour(process, origin)
             case ("end",):
                 self.lose_neighbour(process, origin)
+
+    def read_of_sessions(self, process: Process, origin: int, word: Word, way: str) -> None:
+        to = process.number
+        match word:
             case ("commit", key):
                 if way == FOLLOW:
                     self.say(to, origin, "kept", key, way=FOLLOW)
@@ -295,8 +305,8 @@ class World:
                 process.older[older] = True
                 self.say(process.number, older, "newest", process.newer)
                 self.say(process.number, process.newer, "elder", older)
-                if process.phase == "replaced":
-                    self.say(process.number, older, "replaced")
+            if process.phase == "replaced":
+                self.let_part(process, older)
         process.directory.connected(ENDS[process.number, other])  # type: ignore[arg-type]
 
     def meet(self, process: Process, other: int, by: int) -> None:
@@ -320,8 +330,11 @@ class World:
         """What ``Links.disconnect`` does: a neighbour counts no more."""
         if process.newer == other:
             process.newer = None
-            if process.phase != "replaced":
-                process.older = dict.fromkeys(process.older, False)
+            for older in process.older:
+                if process.phase == "replaced":
+                    self.let_part(process, older)
+                else:
+                    process.older[older] = False
         process.older.pop(other, None)
         self.promote(process, other)
         process.directory.disconnected(ENDS[process.number, other])  # type: ignore[arg-type]
@@ -343,9 +356,12 @@ class World:
         process.directory.replaced()
         if process.newer is not None:
             self.say(process.number, process.newer, "replaced")
-        for older, introduced in process.older.items():
-            if introduced:
-                self.say(process.number, older, "replaced")
+        for older in process.older:
+            self.let_part(process, older)
+
+    def let_part(self, process: Process, older: int) -> None:
+        if process.older[older] or process.newer is None:
+            self.say(process.number, older, "replaced")
 
     # -- sessions and connections --------------------------------------------------------------------
 
@@ -401,6 +417,8 @@ class World:
         process.due.discard(thing)
         (process.waiting if thing[0] == "?" else process.sessions).discard(thing.lstrip("?"))
         process.escrow[thing] = process.newer
+        if way == FOLLOW:
+            self.say(number, process.newer, "handover")
         self.say(number, process.newer, "commit", thing, way=way)
         woken(number, thing.lstrip("?"))
 
@@ -410,7 +428,9 @@ class World:
         """A process dies; what was given to it and has been read is touched, or not. What it has said stays."""
         self.left["die"] -= 1
         dead = self.processes[number]
-        unread = {word[1] for way, queue in self.queues.items() if way[1] == number for word in queue if word[0] == "commit"}
+        unread = {
+            word[1] for way, queue in self.queues.items() if way[1] == number for word in queue if word[0] == "commit"
+        }
         for process in self.processes:
             for thing in [thing for thing, to in process.escrow.items() if to == number and thing not in unread]:
                 if touched:
@@ -459,7 +479,7 @@ class World:
     def consequences(self) -> Iterator[tuple[str, Step]]:
         """What happens by itself, sooner or later."""
         for (origin, to, way), queue in self.queues.items():
-            if queue and self.linked(self.processes[to], origin):
+            if queue and (self.announced(origin, to) if way == FOLLOW else self.linked(self.processes[to], origin)):
                 yield f"{to} reads {queue[0]} of {origin}", lambda w, o=origin, t=to, y=way: w.read(o, t, y)
         for process in self.processes:
             if process.alive:
@@ -468,10 +488,15 @@ class World:
                         names = process.number, other.number
                         yield f"{names[0]} notices the death of {names[1]}", lambda w, n=names: w.notice(*n)
 
+    def announced(self, origin: int, to: int) -> bool:
+        """Whether a process has read on the link of the other channel."""
+        return ("handover",) not in self.queues.get((origin, to, LINK), [])
+
     def linked(self, process: Process, other: int) -> bool:
         """Whether a process has a channel to another: it comes with a message, or was there when it was started."""
         started_by = other == process.predecessor and not process.serving
-        return started_by or other == process.newer or other in process.older or other in process.introduced
+        neighbours = {process.newer, *process.older, *process.introduced, *process.escrow.values()}
+        return started_by or other in neighbours
 
     def wishes(self, process: Process) -> Iterator[tuple[str, Step]]:
         n = process.number
@@ -545,14 +570,16 @@ class World:
                     steps += list(self.remainders(process))
             if not steps:
                 break
-            name, step = steps[0]
+            _, step = steps[0]
             self.take(step)
         else:
             raise Violation("it never comes to rest")
         for process in self.processes:
             if process.alive and process.waiting:
                 holders = [other.number for other in self.processes if process.waiting & other.sessions]
-                raise Violation(f"at rest {process.number} waits for {process.waiting}, which {holders or 'nobody'} has")
+                raise Violation(
+                    f"at rest {process.number} waits for {process.waiting}, which {holders or 'nobody'} has"
+                )
 
 
 # ---------------------------------------------------------------- seeing all of it
@@ -608,3 +635,180 @@ def told(problem: str, path: tuple[Any, ...]) -> str:
         path, name = path
         names.append(name)
     return f"{problem}; after: {', '.join(reversed(names)) or 'nothing'}"
+
+
+# ---------------------------------------------------------------- what holds
+
+
+@pytest.mark.parametrize(
+    ("generations", "joins", "deaths"), [(2, 2, 1), (3, 1, 0)], ids=["two-of-which-one-dies", "three"]
+)
+def test_in_every_state_a_session_is_in_one_place_at_most_and_nobody_waits_in_vain(
+    generations: int, joins: int, deaths: int
+) -> None:
+    assert explore(World(generations, "a", joins=joins, leaves=1, deaths=deaths)) is None
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_on_a_random_way_a_session_is_in_one_place_at_most_and_nobody_waits_in_vain(part: int) -> None:
+    for seed in range(part * WALKS, (part + 1) * WALKS):
+        assert walk(large(), random.Random(seed)) is None, f"with the seed {seed}"
+
+
+def large(kind: type[World] = World) -> World:
+    return kind(4, "ab", joins=8, leaves=4, deaths=2)
+
+
+def test_the_ways_come_to_everything_that_can_happen() -> None:
+    seen: set[str] = set()
+
+    class Watched(World):
+        def admit(self, process: Process, key: str) -> None:
+            if key not in process.sessions:
+                seen.add(process.directory.verdict(key).value)
+            super().admit(process, key)
+
+        def read(self, origin: int, to: int, way: str) -> None:
+            seen.add(self.queues[origin, to, way][0][0])
+            super().read(origin, to, way)
+
+        def take_back(self, process: Process, other: int) -> None:
+            seen.update("taken back" for to in process.escrow.values() if to == other)
+            super().take_back(process, other)
+
+    for seed in range(100):
+        walk(large(Watched), random.Random(seed))
+    links = {"linked", "holds", "released", "wanted", "newest", "elder", "replaced", "handover", "end"}
+    moves = {"commit", "kept", "finish", "settled", "taken back"}
+    assert seen == links | moves | {verdict.value for verdict in Verdict}
+
+
+# ---------------------------------------------------------------- that it would be seen
+
+
+class CreatesTooEarly(World):
+    """Makes a session although it does not know yet what older processes have."""
+
+    class directory(Directory):  # noqa: N801 - in the place of the attribute
+        @property
+        def _complete(self) -> bool:
+            return True
+
+
+class BelievesTheHub(World):
+    """Takes a key for free when who has passed it on has it no more, though a silent one may have it."""
+
+    class directory(Directory):  # noqa: N801
+        def _withdraw(self, link: Any, key: str) -> None:
+            super()._withdraw(link, key)
+            if key in self._doubtful:
+                self._forget(key)
+                self.released(key)
+
+
+class KeepsOneHolder(World):
+    """Remembers of a key only who has named it last."""
+
+    class directory(Directory):  # noqa: N801
+        def _heard(self, link: Any, keys: list[str], *, last: bool) -> None:
+            for key in keys:
+                self._below.pop(key, None)
+            super()._heard(link, keys, last=last)
+
+
+class TellsOnlyItsOwn(World):
+    """Does not pass on which keys older processes have."""
+
+    class directory(Directory):  # noqa: N801
+        def _tell(self, newer: Any, keys: Iterable[str]) -> None:
+            super()._tell(newer, [key for key in keys if key in self._held()])
+
+
+class GoesOnAlone(World):
+    """Makes sessions again when the process that has replaced it is gone, as others like it do."""
+
+    class directory(Directory):  # noqa: N801
+        def replaced(self) -> None:
+            pass
+
+
+class CreatesBesideTheNewer(World):
+    """Makes a session although a newer process is there."""
+
+    class directory(Directory):  # noqa: N801
+        def verdict(self, key: str) -> Verdict:
+            found = super().verdict(key)
+            return Verdict.CREATE if found is Verdict.MOVE and key not in self._below else found
+
+
+class NeverAsks(World):
+    """Waits for a session, and tells nobody."""
+
+    class directory(Directory):  # noqa: N801
+        def _ask(self, wanted: m.Wanted) -> None:
+            pass
+
+
+class NeverReleases(World):
+    """Does not say that a session has ended."""
+
+    class directory(Directory):  # noqa: N801
+        def released(self, key: str) -> None:
+            self._wake(key)
+
+
+class IntroducesTooLate(World):
+    """Makes the older processes known to the newest only when that has settled."""
+
+    def connect(self, process: Process, other: int) -> None:
+        if other < process.number or process.phase != "moving":
+            super().connect(process, other)
+            return
+        older, process.older = process.older, {}
+        super().connect(process, other)
+        process.older = older
+
+    def read_settled(self, process: Process) -> None:
+        super().read_settled(process)
+        for older in process.older if process.newer is not None else ():
+            self.say(process.number, older, "newest", process.newer)
+            self.say(process.number, process.newer or 0, "elder", older)
+            self.say(process.number, older, "replaced")
+
+
+class PartsTooEarly(World):
+    """Parts from a dead process before it has taken what that has handed over."""
+
+    def notice(self, number: int, other: int) -> None:
+        process = self.processes[number]
+        self.read_out(number, other, LINK)
+        self.take_back(process, other)
+        self.leave_to(process, other)
+        while self.wakes:
+            woken_number, key = self.wakes.pop(0)
+            for wish in sorted(self.processes[woken_number].waiting):
+                if key is None or key == wish:
+                    self.admit(self.processes[woken_number], wish)
+        self.read_out(number, other, FOLLOW)
+
+
+MISTAKES: dict[type[World], tuple[str, int]] = {
+    CreatesTooEarly: ("exists twice", 7),
+    BelievesTheHub: ("exists twice", 850),
+    KeepsOneHolder: ("exists twice", 13),
+    TellsOnlyItsOwn: ("exists twice", 154),
+    GoesOnAlone: ("exists twice", 8),
+    CreatesBesideTheNewer: ("exists twice", 0),
+    NeverAsks: ("waits for", 0),
+    NeverReleases: ("waits for", 0),
+    IntroducesTooLate: ("exists twice", 505),
+    PartsTooEarly: ("twice", 1372),
+}
+"""What is seen of each, and with which seed it was seen once; that one is tried first."""
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_planted_mistake_is_found(mistake: type[World]) -> None:
+    symptom, once = MISTAKES[mistake]
+    problems = (walk(large(mistake), random.Random(seed)) for seed in (once, *range(TRIES)))
+    assert any(problem is not None and re.search(symptom, problem.partition(";")[0]) for problem in problems)

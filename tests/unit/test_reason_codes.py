@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from hotfd.cli.advice import ADVICE
+from hotfd.display.advice import ADVICE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +29,7 @@ def test_every_reason_code_has_its_advice_and_its_row_for_operators() -> None:
     sources = [
         *(ROOT / "hotfd").glob("server/*.py"),
         *(ROOT / "hotfd").glob("transfer/*.py"),
+        *(ROOT / "hotfd").glob("supervisor/*.py"),
         *(ROOT / "hotfd/app").glob("*.py"),
     ]
     codes = set().union(*(codes_in(ast.parse(path.read_text())) for path in sources))

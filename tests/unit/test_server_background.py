@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import hotfd
 from hotfd.errors import HandoffRefused
 from hotfd.server import background, tasks
 from hotfd.server.background import Background, Freezer
@@ -262,3 +263,38 @@ async def test_a_thaw_that_raises_or_hangs_is_logged_and_the_tasks_start(
         assert jobs.running
         await jobs.close()
     assert caplog.text.count("thaw-failed") == 2
+
+
+# -- with a server ------------------------------------------------------------------------------------
+
+
+async def test_a_server_runs_its_background_tasks_while_it_serves() -> None:
+    program = Program()
+
+    async def idle(conn: hotfd.Connection[None]) -> None:
+        await conn.receive()
+
+    server = hotfd.Server(idle, "127.0.0.1:0", background=[program.sweep], control=False)
+
+    @server.background
+    async def early() -> None:
+        await program.sweep()
+
+    await turns()
+    assert program.log == []
+    async with server:
+        await turns()
+        assert program.log == ["begins"] * 2
+        assert server.background(program.slow) == program.slow
+        await turns()
+        assert server.status()["background"] == {
+            "running": sorted(work.__qualname__ for work in (program.sweep, program.slow, early)),
+            "failed": 0,
+        }
+        program.go.set()
+    assert sorted(program.log) == ["begins"] * 3 + ["stopped"] * 2
+
+
+async def test_a_server_refuses_background_work_that_is_none() -> None:
+    with pytest.raises(TypeError, match="coroutine function"):
+        hotfd.Server(Program().sweep, "127.0.0.1:0", background=["sweep"])  # type: ignore[arg-type,list-item]

@@ -16,13 +16,14 @@ from hotfd.server import bus as module
 from hotfd.server import order_log
 from hotfd.server.bus import Bus
 from hotfd.server.link import Link, Links
+from hotfd.server.order import ACK_EVERY
 from hotfd.server.snapshot import Readers, States, restore
 from hotfd.server.subscription import SUBSCRIPTION_LIMIT, Subscription
 from hotfd.transfer.offer import Bundle
 from hotfd.wire import messages as m
 from hotfd.wire.records import SessionRecord
 from tests.unit.server_rig import MANY_TURNS, Rig, rig, until
-from tests.unit.wire_support import nothing_stays_open, on_each_loop, turns
+from tests.unit.wire_support import LIMIT, nothing_stays_open, on_each_loop, turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -215,6 +216,7 @@ async def test_a_publisher_whose_turn_has_come_and_that_is_cancelled_passes_it_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(order_log, "LOG_ENTRIES", 1)
+    monkeypatch.setattr(module, "SEEN_LIMIT", 1e6)
     with buses(1) as (bus,):
         bus._order.hold("somebody")
         await bus.publish("topic", 0)
@@ -222,7 +224,8 @@ async def test_a_publisher_whose_turn_has_come_and_that_is_cancelled_passes_it_o
         await turns()
         bus.release("somebody")
         first.cancel()
-        await second
+        async with asyncio.timeout(LIMIT):
+            await second
         assert first.cancelled()
 
 
@@ -246,6 +249,20 @@ async def test_nothing_is_published_while_on_start_runs() -> None:
     with bus.starting(), pytest.raises(RuntimeError, match="on_start"):
         await bus.publish("topic", 1)
     await bus.publish("topic", 1)
+
+
+async def test_what_is_published_while_another_message_is_given_comes_behind_it_for_everybody() -> None:
+    bus = Bus()
+    got: list[Any] = []
+
+    def answer(value: int) -> None:
+        if value < 3:  # as an eager task of this callback's would
+            bus._order.publish("topic", module._written("topic", value + 1))
+
+    bus.subscribe("topic", answer)
+    bus.subscribe("topic", got.append)
+    await bus.publish("topic", 1)
+    assert got == [1, 2, 3]
 
 
 # ---------------------------------------------------------------- handlers
@@ -397,6 +414,23 @@ async def test_a_cancellation_in_the_turn_in_which_a_message_comes_loses_nothing
         assert got == ["cancelled", "message"]
 
 
+async def test_what_a_callback_starts_is_no_task_of_the_handler_that_has_published() -> None:
+    over = asyncio.Event()
+    started: list[asyncio.Task[bool]] = []
+
+    async def talk(conn: Connection[Any]) -> None:
+        await conn.bus.publish("cache", 1)
+        await conn.receive()
+
+    async with rig(talk) as made:
+        made.engine.bus.subscribe("cache", lambda value: started.append(asyncio.ensure_future(over.wait())))
+        await made.client()
+        assert len(started) == 1
+        assert made.session.obstacle() is None
+        over.set()
+        await started[0]
+
+
 async def test_a_helper_can_wait_for_messages_and_loses_none_when_it_is_cancelled() -> None:
     got: list[Any] = []
 
@@ -523,6 +557,22 @@ async def test_a_session_that_comes_back_from_a_dead_process_is_given_what_came_
         await client.hears(b"later\n")
 
 
+async def test_nobody_can_take_a_message_of_a_connection_that_is_offered() -> None:
+    async with rig(mirror) as made:
+        client = await made.client()
+        (news,) = made.engine.bus.of(made.session.connections[0])
+        await offered(made)
+        task = asyncio.create_task(news.get())
+        await turns(MANY_TURNS)
+        assert not task.done()
+        assert news.empty()
+        task.cancel()
+        revocation = made.moving.revoke_all()
+        assert revocation is not None
+        await revocation
+        await client.hears(b"while offered\n")
+
+
 async def test_what_has_moved_for_good_is_gathered_no_more() -> None:
     async with rig(mirror) as made:
         for _ in range(3):
@@ -596,18 +646,25 @@ async def test_a_new_process_gives_a_moved_subscriber_what_it_has_applied_since_
         (id,) = await made.offered()
         ((memfd, fd),) = [descriptors for _, descriptors in made.received() if descriptors]
         os.close(memfd)
-        await new.publish("news", b"between")
-        await new.publish("no news", b"x")
+        await publish_much(new, b"between")
         ((record,),) = [item.bundle.connections for item in made.moving._items.values()]
         new.expect(record)
         made.say(m.Accept([id]))
         await until(lambda: made.moving.committed)
-        await old.publish("news", b"after")
+        assert not old._order.log._holds
+        await publish_much(old, b"after")
         await adopt(other, record, fd)
         await client.hears(b"between\nafter\n")
         await old.publish("news", b"later")
         await client.hears(b"later\n")
         assert not new._order.log._holds.keys() - set(new._order._below)
+
+
+async def publish_much(bus: Bus, news: bytes) -> None:
+    """Publish some news, and so much else that each process has acknowledged it."""
+    await bus.publish("news", news)
+    for _ in range(2 * ACK_EVERY):
+        await bus.publish("no news", 0)
 
 
 async def adopt(made: Rig, record: ConnectionRecord, fd: int) -> None:

@@ -7,14 +7,19 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from hotfd.errors import ConnectionClosed
+import hotfd
+from hotfd import testing
+from hotfd.errors import ConnectionClosed, ConnectionMoved
 from hotfd.server import tasks, timers
 from hotfd.server.timers import Timers
+from hotfd.wire import messages as m
 from hotfd.wire.records import MAX_TIMER_NAME, MAX_TIMERS
+from tests.unit.server_rig import rig, until
 from tests.unit.wire_support import LIMIT, on_each_loop, turns
 
 
@@ -392,3 +397,114 @@ async def test_timers_run_in_the_order_of_their_time_on_a_real_clock() -> None:
     async with asyncio.timeout(LIMIT):
         await done.wait()
     assert [what for what in owner.log if what != "touch"] == ["1", "2", "3", "0"]
+
+
+# -- with handlers that are handed over ---------------------------------------------------------------
+
+
+@dataclass
+class Alarm:
+    armed: bool = False
+
+
+async def alarm(conn: hotfd.Connection[Alarm]) -> None:
+    async def ring() -> None:
+        conn.state.armed = False
+        await conn.send(b"ring")
+
+    if conn.state.armed:
+        conn.call_later(3600, ring, name="ring")
+    async for line in conn:
+        if line.isdigit():
+            conn.state.armed = True
+            conn.call_later(int(line) / 100, ring, name="ring")
+        await conn.send(b",".join(name.encode() for name in conn.timers))
+
+
+async def test_a_timer_survives_every_handover_of_a_test() -> None:
+    async with testing.serve(alarm, state=Alarm) as server:
+        client = await server.connect()
+        await client.send(b"20")
+        await client.expect(b"ring")
+        for _ in range(3):
+            await client.send(b"x")
+            await client.expect(b"ring")
+        await client.expect(b"ring")
+        await client.send(b"x")
+        await client.expect(b"")
+        assert server.handovers >= 5
+
+
+async def test_a_handler_that_forgets_its_timer_is_found_out() -> None:
+    async def forgetful(conn: hotfd.Connection[Alarm]) -> None:
+        async for _ in conn:
+            conn.call_later(0.05, conn.close, name="bye")
+            await conn.send(b"soon")
+
+    async with testing.serve(forgetful, state=Alarm, timeout=0.5) as server:
+        client = await server.connect()
+        await client.send(b"x")
+        await client.expect(b"soon")
+        with pytest.raises(AssertionError, match="nothing within"):
+            await client.expect_end()
+
+
+async def test_a_timer_of_a_handler_that_works_waits_for_the_gate_and_then_runs() -> None:
+    order: list[str] = []
+    busy, go = asyncio.Event(), asyncio.Event()
+
+    async def talk(conn: hotfd.Connection[None]) -> None:
+        async for _ in conn:
+            conn.session.gate(True)
+            conn.call_later(0, order.append, "timer", name="timer")
+            busy.set()
+            await go.wait()
+            order.append("frame")
+
+    async with rig(talk) as made:
+        client = await made.client()
+        client.say(b"x\n")
+        await until(busy.is_set)
+        await turns()
+        assert order == []
+        go.set()
+        await until(lambda: order == ["frame"])
+        made.session.gate(False)
+        await until(lambda: order == ["frame", "timer"])
+
+
+async def test_a_timer_that_is_set_while_its_session_is_offered_takes_the_offer_back() -> None:
+    async def talk(conn: hotfd.Connection[None]) -> None:
+        async for _ in conn:
+            pass
+
+    async with rig(talk) as made:
+        await made.client()
+        (id,) = await made.offered()
+        (connection,) = made.session.connections
+        connection.call_later(1000, print)
+        made.say(m.Accept([id]))
+        await until(lambda: any(isinstance(message, m.Revoke) for message in made.heard()))
+        await until(lambda: made.moving.gate.has_ready)
+        assert list(connection.timers) == ["print"]
+
+
+async def test_an_outsider_cannot_set_a_timer_on_what_has_moved_or_ended() -> None:
+    async def talk(conn: hotfd.Connection[None]) -> None:
+        async for _ in conn:
+            pass
+
+    async with rig(talk) as made:
+        first, _ = await made.client(), await made.client()
+        gone, moved = (session.connections[0] for session in made.sessions)
+        first.sock.close()
+        await until(lambda: len(made.sessions) == 1)
+        with pytest.raises(ConnectionClosed):
+            gone.call_later(1, print)
+        session = moved.session
+        assert session.call_later(1000, print) is session.timers["print"]
+        moved._hand_off()
+        with pytest.raises(ConnectionMoved):
+            moved.call_later(1, print)
+        with pytest.raises(ConnectionMoved):
+            session.call_later(1, print)

@@ -201,6 +201,22 @@ async def test_a_server_that_cannot_be_reached_is_told_and_shown(
         assert await probe(os.getpid()) is Probe.MUTE
 
 
+async def test_a_request_is_given_up_when_its_server_gives_no_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([Probe.SILENT, Probe.ANSWERED, Probe.SILENT, Probe.SILENT, Probe.SILENT])
+
+    async def look(pid: int) -> Probe:
+        return next(said)
+
+    monkeypatch.setattr("hotfd.supervisor.orders.probe", look)
+    monkeypatch.setattr("hotfd.supervisor.orders.SILENCE_INTERVAL", 0.0)
+    async with orders(tmp_path, monkeypatch) as (found, server):
+        server.release.clear()  # it has the request, and does nothing
+        assert await code_of(found, {"type": "update"}) == "unresponsive"
+        assert next(said, None) is None
+
+
 async def test_a_sign_of_life_is_the_greeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with orders(tmp_path, monkeypatch):
         assert await probe(os.getpid()) is Probe.ANSWERED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -105,7 +104,7 @@ async def test_a_message_is_heard_with_the_pid_of_its_sender() -> None:
             "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
             f"s.sendto(b'READY=1\\nSTATUS=' + str(os.getpid()).encode(), '\\0' + {inbox.address[1:]!r})"
         )
-        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], check=True)
+        subprocess.run([sys.executable, "-c", script], check=True)
         inbox.drain()
         ((pid, said),) = heard
         assert said == {"READY": "1", "STATUS": str(pid)}
@@ -188,6 +187,9 @@ def test_descendants_are_found_at_any_depth_and_zombies_are_not() -> None:
         found = {process.pid: process for process in proc.descendants()}
         assert found[child.pid].parent == os.getpid()
         assert found[grandchild].parent == child.pid
+        assert proc.descendant(grandchild) == found[grandchild]
+        assert proc.descendant(child.pid) == found[child.pid]
+        assert [proc.descendant(pid) for pid in (dead.pid, os.getpid(), 1, 1 << 22)] == [None] * 4
         assert dead.pid not in found
     finally:
         os.kill(grandchild, signal.SIGKILL)
@@ -226,6 +228,18 @@ def test_a_process_of_a_handoff_is_known_by_its_open_channel() -> None:
     assert not proc.started_by_handoff(1 << 22)
 
 
+def test_cpu_time_grows_while_a_process_computes_and_at_no_other_time() -> None:
+    begin = proc.cpu_time(os.getpid())
+    while proc.cpu_time(os.getpid()) == begin:
+        sum(range(1000))
+    with running({}) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        before = proc.cpu_time(pid)
+        assert proc.cpu_time(pid) == before
+        os.kill(pid, signal.SIGCONT)
+    assert proc.cpu_time(1 << 22) == 0
+
+
 def test_a_signal_is_survived_by_who_handles_or_ignores_it() -> None:
     script = (
         "import signal; signal.signal(1, signal.SIG_IGN); signal.signal(10, print); print(flush=True); signal.pause()"
@@ -243,21 +257,32 @@ def test_a_signal_is_survived_by_who_handles_or_ignores_it() -> None:
 
 
 def test_the_launcher_goes_on_with_what_a_handoff_has_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = {1: (["python", "v1.py"], "/a"), 2: (["python", "v1.py"], "/a"), 3: (["python", "v2.py"], "/b")}
-    monkeypatch.setattr(proc, "command_line", running.get)
+    ran = {
+        1: (["python", "server.py"], "/a"),
+        2: (["/bin/python", "server.py"], "/a"),  # the same, by its full name
+        3: (["/bin/python", "server.py"], "/b"),
+        4: (["/bin/python", "other.py"], "/b"),
+    }
+    monkeypatch.setattr(proc, "command_line", ran.get)
+    monkeypatch.setattr("shutil.which", lambda name, path: "/bin/python")
     started: list[object] = []
     monkeypatch.setattr("hotfd.supervisor.launcher.spawn", lambda *arguments: started.append(arguments[:2]) or 1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PWD", str(tmp_path))
-    launcher = Launcher(("sh", "-c", "python v1.py"), "@here")
-    for pid in (1, 2, 99):
+    launcher = Launcher(("sh", "-c", "python server.py"), "@here")
+    for pid in (1, 2, 99, 3, 4):
         launcher.learn(1, pid)
         launcher.start(1)
-    launcher.learn(1, 3)
-    launcher.start(1)
     launcher.start(2)
-    asked = (["sh", "-c", "python v1.py"], str(tmp_path))
-    assert started == [asked, asked, asked, (["python", "v2.py"], "/b"), asked]
+    asked = (["sh", "-c", "python server.py"], str(tmp_path))
+    assert started == [
+        asked,
+        asked,
+        asked,
+        (["/bin/python", "server.py"], "/b"),
+        (["/bin/python", "other.py"], "/b"),
+        asked,
+    ]
 
 
 def test_the_servers_environment_has_the_supervisors_variables_and_not_its_managers(

@@ -314,6 +314,14 @@ def test_an_elder_that_hangs_is_ended_and_one_that_drains_is_not() -> None:
     assert found.probed(100, Probe.SILENT, 3010.0) == [Kill(100, "it hangs, and another process serves")]
 
 
+def test_an_old_process_that_computes_in_a_handoff_is_given_its_time_and_an_elder_is_not() -> None:
+    found = handing_over()
+    assert found.probed(100, Probe.BUSY, 20.0) == found.probed(100, Probe.BUSY, 200.0) == []
+    found.succeeded(200, 201.0)
+    assert found.probed(100, Probe.BUSY, 210.0) == []
+    assert [type(action) for action in found.probed(100, Probe.BUSY, 220.0)] == [Kill]
+
+
 def test_an_elder_without_a_control_socket_is_judged_only_if_it_had_one() -> None:
     found = handing_over()
     found.succeeded(200, 12.0)

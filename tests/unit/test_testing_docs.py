@@ -41,7 +41,7 @@ def run(pytester):
 
 
 def test_the_examples_pass(run):
-    run("".join(BLOCKS)).assert_outcomes(passed=7)
+    run("".join(BLOCKS)).assert_outcomes(passed=9)
 
 
 def test_the_mistake_that_the_text_describes_is_found_with_its_words(run):
@@ -56,6 +56,32 @@ def test_the_mistake_that_the_text_describes_is_found_with_its_words(run):
     said = re.search(r"^    Unexpected: (.*)$", TEXT, re.MULTILINE)
     assert said is not None
     assert said[1] in result.stdout.str()
+
+
+def test_the_mistake_that_the_text_describes_of_a_room_is_found_with_its_words(run):
+    (room,) = [block for block in BLOCKS if "conn.join(" in block]
+    broken = room.replace(
+        """    async for line in conn:
+        room.state.said += 1
+        await room.broadcast(b"%d %s" % (room.state.said, line))
+""",
+        """    if not conn.resumed:
+        MEMBERS.append(conn)
+    try:
+        async for line in conn:
+            room.state.said += 1
+            for member in MEMBERS:
+                await member.send(b"%d %s" % (room.state.said, line))
+    finally:
+        if not conn.handed_off:
+            MEMBERS.clear()
+""",
+    )
+    assert broken != room
+    result = run("from dataclasses import dataclass\n\nMEMBERS = []\n\n" + broken)
+    result.assert_outcomes(passed=1, failed=1)
+    said = " ".join(re.findall(r"^    Unexpected: ((?:.+\n)+)", TEXT, re.MULTILINE)[1].split())
+    assert re.search(re.escape(said).replace(re.escape("..."), ".*"), result.stdout.str())
 
 
 def test_every_reason_code_of_the_table_is_one_that_the_code_gives():

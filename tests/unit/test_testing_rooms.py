@@ -238,6 +238,33 @@ async def test_one_that_waits_for_another_member_does_not_hold_the_room_up():
         assert unit_of(server, "session 'pair'").handovers >= 3, "before it and after it"
 
 
+async def test_who_joins_a_room_that_is_about_to_be_handed_over_goes_along():
+    working, done = asyncio.Event(), asyncio.Event()
+
+    async def member(conn: hotfd.Connection[None]) -> None:
+        async for line in conn:
+            await conn.join("room")
+            if line == b"work":
+                task = asyncio.create_task(done.wait(), name="work")
+                working.set()
+                del task
+            await conn.send(line)
+
+    async with testing.serve(member) as server:
+        one, two = await server.connect(), await server.connect()
+        await one.send(b"work")
+        await one.expect(b"work")
+        await working.wait()
+        room = unit_of(server, "session 'room'")
+        before = server._passages[1].handovers, room.handovers
+        await two.send(b"x")
+        await two.expect(b"x")
+        done.set()
+        await server._mover.rest()
+        assert (server._passages[1].handovers, room.handovers) == (before[0] + 1, before[1] + 1)
+        assert (server._passages[1].boundaries, server._passages[1].at_work) == (2, False)
+
+
 async def test_what_others_broadcast_is_no_boundary_of_a_room():
     rooms: list[hotfd.Session] = []
 
@@ -351,17 +378,19 @@ async def test_a_join_that_waits_while_a_whole_process_moves_finds_its_room():
 
 @on_each_loop
 async def test_timers_of_a_room_and_of_its_members_come_along_when_they_are_set_again():
-    async def ring(conn: hotfd.Connection[None]) -> None:
+    async def ring(conn: hotfd.Connection[Member]) -> None:
         room = await conn.join("room")
-        room.call_later(0.15, ring_for_all, room, name="bell")
-        conn.call_later(0.1, conn.send, b"own", name="own")
+        never = 3600.0 if conn.state.name else 0.0  # what came along keeps its time
+        conn.state.name = "has timers"
+        room.call_later(0.15 + never, ring_for_all, room, name="bell")
+        conn.call_later(0.1 + never, conn.send, b"own", name="own")
         async for line in conn:
             await conn.send(line)
 
     async def ring_for_all(room: hotfd.Session) -> None:
         await room.broadcast(b"bell")
 
-    async with testing.serve(ring) as server:
+    async with testing.serve(ring, state=Member) as server:
         clients = [await server.connect() for _ in range(2)]
         for client in clients:
             await client.write(b"".join(b"%d\n" % n for n in range(5)))
@@ -390,10 +419,11 @@ async def test_a_timer_that_is_not_set_again_is_found_and_named():
 
 @on_each_loop
 async def test_subscriptions_come_along_with_what_waits_in_them():
-    async def reader(conn: hotfd.Connection[None]) -> None:
+    async def reader(conn: hotfd.Connection[Member]) -> None:
         await conn.join("readers")
         news = conn.subscribe("news")
-        if not conn.resumed:
+        if not conn.state.name:
+            conn.state.name = "ready"
             await conn.send(b"ready")
         async for source, value in conn.merge(news):
             if source is news:
@@ -401,7 +431,7 @@ async def test_subscriptions_come_along_with_what_waits_in_them():
             else:
                 await conn.bus.publish("news", int(value))
 
-    async with testing.serve(reader) as server:
+    async with testing.serve(reader, state=Member) as server:
         clients = [await server.connect() for _ in range(2)]
         await each_gets(clients, b"ready")
         for number in range(10):

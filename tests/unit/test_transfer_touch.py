@@ -45,6 +45,24 @@ def test_a_mark_touches_its_slot_alone_and_stays() -> None:
         assert [slot for slot in range(10) if touch.touched(slot)] == [5]
 
 
+def test_rest_is_a_touch_too_and_is_over_with_the_next_one() -> None:
+    with created() as (touch, _):
+        assert not touch.at_rest(5)
+        touch.mark(5)
+        assert not touch.at_rest(5)
+        touch.rest(5)
+        assert [(slot, touch.touched(slot)) for slot in range(10) if touch.at_rest(slot)] == [(5, True)]
+        touch.mark(5)
+        assert (touch.touched(5), touch.at_rest(5)) == (True, False)
+
+
+def test_a_slot_outside_of_the_map_is_never_at_rest() -> None:
+    with created() as (touch, _):
+        touch.rest(TOUCH_SIZE)
+        assert not touch.at_rest(TOUCH_SIZE)
+        assert not touch.touched(0)
+
+
 def test_a_slot_outside_of_the_map_counts_as_touched() -> None:
     with created() as (touch, _):
         assert touch.touched(TOUCH_SIZE)

@@ -31,6 +31,10 @@ KEYS = st.text(min_size=1, max_size=255)
 SCHEMA = st.dictionaries(TEXTS, PLAIN, max_size=3)
 SCHEMAS = st.dictionaries(TEXTS, SCHEMA, max_size=3)
 
+BYTES = st.binary(max_size=20)
+ORIGINS = st.binary(min_size=8, max_size=8)
+VECTORS = st.lists(st.tuples(ORIGINS, IDS), max_size=5)
+
 KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Setup: st.builds(
         m.Setup, COUNTS, TEXTS, COUNTS, PIDS, SCHEMA, st.booleans(), SPECS, SCHEMAS, st.booleans(), st.none() | COUNTS
@@ -63,6 +67,13 @@ KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Elder: st.builds(m.Elder, PIDS, COUNTS),
     m.Replaced: st.builds(m.Replaced),
     m.Handover: st.builds(m.Handover),
+    m.BusPast: st.builds(m.BusPast, ORIGINS, IDS, KEYS, BYTES),
+    m.BusJoin: st.builds(m.BusJoin, VECTORS, VECTORS),
+    m.BusWelcome: st.builds(m.BusWelcome, VECTORS),
+    m.Publish: st.builds(m.Publish, ORIGINS, IDS, KEYS, BYTES),
+    m.Published: st.builds(m.Published, IDS, IDS, ORIGINS, IDS, KEYS, BYTES),
+    m.BusSeen: st.builds(m.BusSeen, IDS, IDS),
+    m.BusCut: st.builds(m.BusCut),
 }
 ANY = st.one_of(*KINDS.values())
 

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotfd.errors import ChannelError
-from hotfd.wire.records import ConnectionRecord, Part, SessionRecord, decode_part, encode_part
+from hotfd.wire.records import (
+    ConnectionRecord,
+    Part,
+    SessionRecord,
+    SubscriptionRecord,
+    decode_part,
+    encode_part,
+)
 
 IDS = st.integers(0, (1 << 62) - 1)
 COOKIES = st.integers(0, (1 << 64) - 1)
@@ -34,6 +41,10 @@ CONNECTIONS = st.builds(
     st.booleans(),
     st.integers(0, (1 << 63) - 1),
     st.none() | BYTES,
+    subscriptions=st.lists(
+        st.builds(SubscriptionRecord, TEXTS, st.integers(0, 1 << 40), st.lists(BYTES, max_size=3)), max_size=3
+    ),
+    mark=st.lists(st.tuples(st.binary(min_size=8, max_size=8), IDS), max_size=3),
 )
 PARTS = st.builds(Part, st.lists(SESSIONS, max_size=3), st.lists(CONNECTIONS, max_size=3), st.none() | BYTES)
 

@@ -36,6 +36,7 @@ ADVICE = {
     "stopping": "the server was told to stop during the handoff; start it again",
     "stopped": "the new process was told to stop before it had proved itself; hand over again",
     "cannot-start": "the program cannot be executed; correct the command after --",
+    "superseded": "what had stayed behind is asked again by the newest process",
     "protocol": "the two processes do not understand each other; use the same major version of hotfd on both sides",
     "incompatible": "this command and the server differ; use the hotfd of the server's own environment",
     "handed-over": "this process has a successor already; hand that one over",

@@ -72,7 +72,7 @@ class Link:
         try:
             self.channel.send(message, descriptors, owned)
         except BufferError:
-            log.event(logging.WARNING, "neighbour-does-not-read", pid=self.pid, generation=self.generation)
+            log.event(logging.WARNING, "neighbour-does-not-read", neighbour=self.pid, generation=self.generation)
 
 
 class Links:

@@ -105,7 +105,7 @@ class Neighbours:
         try:
             one, other = _core.channel_pair()
         except OSError as error:  # no descriptor: what is in the older process stays there until it ends
-            log.event(logging.ERROR, "neighbour-not-introduced", pid=older.pid, reason=error.strerror)
+            log.event(logging.ERROR, "neighbour-not-introduced", neighbour=older.pid, reason=error.strerror)
             return
         older.introduced = True
         older.send(m.Newest(newest.pid, newest.generation), [one], owned=[one])
@@ -157,7 +157,7 @@ class Neighbours:
 
         def ended(error: ChannelError | None = None) -> None:
             if error is not None:
-                log.event(logging.WARNING, "neighbour-lost", pid=pid, reason=str(error))
+                log.event(logging.WARNING, "neighbour-lost", neighbour=pid, reason=str(error))
             self._drop(link)
 
         channel = Channel(fd, arrived, ended, ended)

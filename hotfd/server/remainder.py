@@ -112,7 +112,7 @@ class Follow:
             await self._until(lambda: self._machine.phase is Phase.SETTLED)
         except (HandoffRefused, OSError, ValueError) as error:
             reason = str(error)
-            log.event(logging.INFO, "remainder-stays", pid=self._link.pid, reason=reason)
+            log.event(logging.INFO, "remainder-stays", newest=self._link.pid, reason=reason)
             await self._undo()
         finally:
             self.engine.mover = None
@@ -120,7 +120,7 @@ class Follow:
             moved = self._moving.tally.sessions["moved"] if self._moving is not None else 0
             self._close()
         if moved:
-            log.event(logging.INFO, "remainder-moved", pid=self._link.pid, sessions=moved)
+            log.event(logging.INFO, "remainder-moved", newest=self._link.pid, sessions=moved)
         return moved
 
     def _close(self) -> None:
@@ -269,7 +269,7 @@ class Follow:
                     await asyncio.shield(task)
         if moving.outstanding and not watch.dead:
             # It has been told nothing, and may own what was offered: only its death makes that certain.
-            log.event(logging.WARNING, "remainder-fenced", pid=self._link.pid, sessions=moving.outstanding)
+            log.event(logging.WARNING, "remainder-fenced", newest=self._link.pid, sessions=moving.outstanding)
             await watch.wait()
         if moving.committed:
             await self._certain(watch)

@@ -491,7 +491,9 @@ class Takeover:
         """Serve nothing of the old process's any more, and let go of it without a trace."""
         if self.done.done():
             return
-        if not self._remainder:
+        if self._remainder:
+            self._unhook()  # this process serves on, with what it owns already
+        else:
             self._engine.abandon()
         self._drop_held()
         self.done.set_exception(why)

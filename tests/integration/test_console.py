@@ -443,7 +443,7 @@ def test_wrong_tokens_garbage_endless_lines_and_idle_consoles_leave_the_server_i
         under_attack = echoes_per_second(client, 2.0)
         print(f"lines/s: {alone:.0f} alone, {with_idle:.0f} with idle consoles, {under_attack:.0f} under attack")
         assert with_idle > alone / 3
-        assert under_attack > alone / 10
+        assert under_attack > alone / 4
         assert service.server.status()["state"] == "serving"
         for sock in idle:
             sock.close()

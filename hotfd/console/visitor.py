@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from hotfd import log
 from hotfd.console import commands
 from hotfd.console.editing import Editor
+from hotfd.console.screen import Screen
 from hotfd.console.telnet import Signal, Telnet, TooMuch, encode
 from hotfd.console.token import TokenUnusable
 from hotfd.control.peer import PASSING, refusal
 from hotfd.display.advice import advice
 from hotfd.display.events import Teller
-from hotfd.display.text import printable
 
 if TYPE_CHECKING:
     from hotfd.console.console import Console
@@ -57,12 +57,6 @@ and a reset can destroy the last words on their way."""
 
 MAX_AHEAD: Final = 32
 """Lines typed ahead while a command runs; a pasted script is shorter."""
-
-MAX_PASSING: Final = 32 * 1024
-"""Bytes kept for a client that does not read before passing events, such as progress, are left out."""
-
-MAX_OUTPUT: Final = 256 * 1024
-"""Bytes that a client may leave unread when it is told more; then it is closed. One answer more than that is kept."""
 
 
 class State(Enum):
@@ -97,16 +91,15 @@ class Visitor(asyncio.Protocol):
         self._telnet = Telnet()
         self._editor = Editor()
         self._teller = Teller()
+        self._screen = Screen(console.name, peer)
         self._transport: asyncio.Transport | None = None
         self._ahead: deque[str] = deque()
         self._tries = 0
         self._task: asyncio.Task[None] | None = None  # the verdict, or the command that runs and is waited for
         self._timer: asyncio.TimerHandle | None = None
-        self._prompted = False
         self._counts = False  # the command watch: show the counts too
         self._muted = False  # control-C: show no more of this handoff but its outcome
         self._reporting = False  # its own handoff is being waited for: the report will say more than the event
-        self._lost = 0
         self._farewell: str | None = None
         self._ended = False  # the client has ended its input
         self._discarded = 0
@@ -119,7 +112,8 @@ class Visitor(asyncio.Protocol):
         if self.state is State.CLOSED:  # it had to make way before it was there
             self._transport.abort()
             return
-        self._say([self._console.banner])
+        self._screen.attach(self._transport)
+        self._screen.say([self._console.banner])
         self._ask_token()
         self._arm(LOGIN_TIMEOUT, "no token within a minute")
 
@@ -138,7 +132,7 @@ class Visitor(asyncio.Protocol):
             return
         # Before any words: after an interrupt, clients throw away what comes before the answer to the timing mark
         # that they have sent behind it (RFC 860).
-        self._write(self._telnet.take_replies())
+        self._screen.write(self._telnet.take_replies())
         for entry in typed:
             self._typed(entry)
             if self.state in (State.LEAVING, State.CLOSED):
@@ -195,7 +189,7 @@ class Visitor(asyncio.Protocol):
             self._leave("good-bye")
         elif isinstance(typed, str):
             self._telnet.line_ended()
-            self._prompted = False  # the client has shown the end of the line
+            self._screen.entered()
             if self._counts and not typed.strip():
                 self._interrupt()
             elif len(self._ahead) < MAX_AHEAD:
@@ -223,7 +217,7 @@ class Visitor(asyncio.Protocol):
             self._leave()
         elif self.state is State.BUSY and not self._counts:
             self._muted = self._reporting
-            self._say(["(it goes on, and its outcome will be told)" if self._reporting else "(interrupted)"])
+            self._screen.say(["(it goes on, and its outcome will be told)" if self._reporting else "(interrupted)"])
             self._release()
         elif self.state in (State.BUSY, State.READY):
             self._muted = self.state is State.READY
@@ -249,7 +243,7 @@ class Visitor(asyncio.Protocol):
 
     def _ask_token(self) -> None:
         self._telnet.hide_input(True)
-        self._write(self._telnet.take_replies() + encode("token: "))
+        self._screen.write(self._telnet.take_replies() + encode("token: "))
 
     async def _check(self, offered: str) -> None:
         try:
@@ -273,7 +267,7 @@ class Visitor(asyncio.Protocol):
         if self._tries >= TRIES:
             self._leave("\nwrong token; good-bye")
             return
-        self._say(["", f"wrong token; it is in the file {self._console.token_path} of the server"])
+        self._screen.say(["", f"wrong token; it is in the file {self._console.token_path} of the server"])
         self.state = State.LOGIN
         self._ask_token()
         self._arm(LOGIN_TIMEOUT, "no token within a minute")
@@ -282,8 +276,8 @@ class Visitor(asyncio.Protocol):
     def _welcome(self) -> None:
         log.event(logging.INFO, "console-login", peer=self.peer)
         self._telnet.hide_input(False)
-        self._write(self._telnet.take_replies())
-        self._say(["", f"welcome; this is process {os.getpid()}. Type help for help."])
+        self._screen.write(self._telnet.take_replies())
+        self._screen.say(["", f"welcome; this is process {os.getpid()}. Type help for help."])
         self.watch = self._loop.create_task(self._look_on())
         self._ready()
 
@@ -295,7 +289,7 @@ class Visitor(asyncio.Protocol):
             return
         self.state = State.READY
         self._arm(IDLE_TIMEOUT, "nothing was typed for half an hour")
-        self._prompt()
+        self._screen.prompt()
         self._proceed()
 
     def _carry_out(self, line: str) -> None:
@@ -304,20 +298,20 @@ class Visitor(asyncio.Protocol):
         try:
             command = commands.read(line, instructions)
         except commands.Misunderstood as error:
-            self._say([str(error)])
-            self._prompt()
+            self._screen.say([str(error)])
+            self._screen.prompt()
             return
         if command is None:
-            self._prompt()
+            self._screen.prompt()
         elif command.name == commands.HELP:
-            self._say(commands.help_lines(command.topic, instructions))
-            self._prompt()
+            self._screen.say(commands.help_lines(command.topic, instructions))
+            self._screen.prompt()
         elif command.name == commands.QUIT:
             self._leave("good-bye")
         elif command.name == commands.WATCH:
             self._disarm()
             self.state, self._counts = State.BUSY, True
-            self._say(["watching; control-C or an empty line ends it"])
+            self._screen.say(["watching; control-C or an empty line ends it"])
         else:
             self._disarm()
             self.state = State.BUSY
@@ -340,7 +334,7 @@ class Visitor(asyncio.Protocol):
         if self._task is me and self.state is State.BUSY:
             self._task = None
             self._reporting = False
-            self._say(lines)
+            self._screen.say(lines)
             self._ready()
 
     # -- what happens in the server --------------------------------------------------------------------------
@@ -376,45 +370,18 @@ class Visitor(asyncio.Protocol):
             wanted = not self._muted
         if not wanted or self.state in (State.LEAVING, State.CLOSED):
             return
-        lines = self._teller.lines(event)
-        if kind in PASSING and self._unread() > MAX_PASSING:
-            self._lost += len(lines)
-        elif lines:
-            lost, self._lost = self._lost, 0
-            self._say([f"({lost} lines are missing here: they were not read in time)"] * bool(lost) + lines)
-            if self.state is State.READY:
-                self._prompt()
+        shown = self._screen.tell(self._teller.lines(event), passing=kind in PASSING)
+        if shown and self.state is State.READY:
+            self._screen.prompt()
 
-    # -- output -----------------------------------------------------------------------------------------------
-
-    def _prompt(self) -> None:
-        self._write(encode(f"{self._console.name}> "))
-        self._prompted = True
-
-    def _say(self, lines: list[str]) -> None:
-        """Print lines, below the prompt when there is one."""
-        text = "".join(f"{printable(line)}\n" for line in lines)
-        self._write(encode(f"\n{text}" if self._prompted else text))
-        self._prompted = False
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is None or self._transport.is_closing() or not data:
-            return
-        if self._unread() > MAX_OUTPUT:
-            log.event(logging.WARNING, "console-closed", peer=self.peer, reason="it does not read")
-            self.drop()
-            return
-        self._transport.write(data)
-
-    def _unread(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+    # -- the end ------------------------------------------------------------------------------------------
 
     def _leave(self, farewell: str = "") -> None:
         """Say good-bye, send what is due, and close."""
         if self.state in (State.LEAVING, State.CLOSED) or self._transport is None:
             return
         if farewell:
-            self._say(farewell.split("\n"))
+            self._screen.say(farewell.split("\n"))
         self.state = State.LEAVING
         self._disarm()
         try:

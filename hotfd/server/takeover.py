@@ -88,6 +88,7 @@ class Takeover:
         self._hold = False  # nothing is accepted before the first commit
         self._one_unit = False  # all sessions move together
         self._link: Link | None = None
+        self._cut_short = False  # the old process died while there may have been more to come
         self._sessions = 0
         self._pauses_ms: list[float] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,11 +119,16 @@ class Takeover:
         """Say how the handoff went, for a client that lost the old process's answer."""
         failure = self.done.exception() if self.done.done() and not self.done.cancelled() else None
         p50, p99, longest = percentiles(self._pauses_ms)
+        reason = str(failure) if failure is not None else None
+        if self._cut_short:
+            reason = (
+                "old-exited: the old process died before it had offered everything; what it had not is lost with it"
+            )
         return Report(
-            outcome="completed" if failure is None else "rolled-back",
+            outcome="rolled-back" if failure is not None else "partial" if self._cut_short else "completed",
             id=self.handoff or "",
             old_pid=self.old_pid or 0,
-            reason=str(failure) if failure is not None else None,
+            reason=reason,
             new_pid=os.getpid(),
             generation=self.generation,
             connections=Counts(moved=len(self._pauses_ms)),
@@ -477,6 +483,7 @@ class Takeover:
 
     def _inherit(self) -> None:
         self._unhook()
+        self._cut_short = self._machine.phase is Phase.MOVING
         ids = self._machine.orphaned()
         log.event(logging.WARNING, "old-process-died", id=self.handoff, inherited_sessions=len(ids))
         self._own(ids)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hotfd.console import Console, TokenFile, login, visitor
+from hotfd.console import Console, TokenFile, login, screen, visitor
 from hotfd.errors import HandoffRefused
 from tests.unit.control_fakes import LOOPS, report
 
@@ -507,14 +507,14 @@ def test_one_who_does_not_read_misses_progress_first_and_is_closed_before_he_cos
             for _ in range(200_000):
                 rig.tell({"event": "phase", "phase": "x"})
                 rig.tell({"event": "progress", "moved": 1, "total": 1})
-                if held._unread() > visitor.MAX_PASSING:
+                if held._screen.unread > screen.MAX_PASSING:
                     break
-            before = held._unread()
+            before = held._screen.unread
             for _ in range(1000):
                 rig.tell({"event": "progress", "moved": 1, "total": 1})
                 held._teller._shown = -1
-            assert held._unread() == before
-            assert held._lost
+            assert held._screen.unread == before
+            assert held._screen._lost
             async with asyncio.timeout(LIMIT):
                 while rig.console._visitors:
                     rig.tell({"event": "phase", "phase": "x" * 1000})

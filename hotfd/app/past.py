@@ -61,14 +61,15 @@ class Past:
         if current.fingerprint is None:
             try:
                 current.fingerprint = await asyncio.shield(self._marking)
-            except OSError as error:  # then going back to this process will have to be forced
-                log.event(logging.WARNING, "fingerprint-failed", reason=error.strerror)
+            except Exception as error:  # noqa: BLE001 - the server serves; going back to it will have to be forced
+                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+                log.event(logging.WARNING, "fingerprint-failed", reason=reason)
         return self._history
 
     async def aclose(self) -> None:
         """Wait until nothing works on it any more."""
         if self._marking is not None:
-            with suppress(OSError):
+            with suppress(Exception):  # whoever has waited for it has told of it
                 await self._marking
 
     async def tell(self) -> dict[str, Any]:

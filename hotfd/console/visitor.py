@@ -156,15 +156,13 @@ class Visitor(asyncio.Protocol):
         self._disarm()
         if self.watch is not None:
             self.watch.cancel()
-        if self._task is not None:
-            self._let_go(self._task)
-            self._task = None
+        self._let_go()
         self._console.gone(self)
 
     @property
     def logged_in(self) -> bool:
         """Whether the token was right."""
-        return self.watch is not None or self.state in (State.READY, State.BUSY)
+        return self.watch is not None
 
     def finish(self, farewell: str = "") -> None:
         """End in order: after the command that runs, when what is due has been sent."""
@@ -226,16 +224,15 @@ class Visitor(asyncio.Protocol):
 
     def _release(self) -> None:
         """Wait no longer for the command that runs, and be ready for the next."""
-        task, self._task = self._task, None
-        if task is not None:
-            self._let_go(task)
+        self._let_go()
         self._ready()
 
-    def _let_go(self, task: asyncio.Task[None]) -> None:
-        """Nobody waits for a task any more. It ends with that, but for a handoff."""
-        if self._reporting:
+    def _let_go(self) -> None:
+        """Nobody waits any more for the command that runs. It ends with that, but for a handoff."""
+        task, self._task = self._task, None
+        if task is not None and self._reporting:
             self._console.adopt(task)
-        else:
+        elif task is not None:
             task.cancel()
         self._reporting = False
 
@@ -325,12 +322,9 @@ class Visitor(asyncio.Protocol):
         try:
             answer = await self._console.instructions[command.name]({"type": command.name, **command.fields}, _nowhere)
             lines = commands.show(command.name, answer)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # noqa: BLE001 - a broken instruction must not end the server
             code, message = refusal(command.name, error)
-            what_to_do = advice(code)
-            lines = [f"{code}: {message}", *([f"what to do: {what_to_do}"] if what_to_do else [])]
+            lines = [f"{code}: {message}", *(f"what to do: {text}" for text in [advice(code)] if text)]
         if self._task is me and self.state is State.BUSY:
             self._task = None
             self._reporting = False
@@ -378,7 +372,7 @@ class Visitor(asyncio.Protocol):
 
     def _leave(self, farewell: str = "") -> None:
         """Say good-bye, send what is due, and close."""
-        if self.state in (State.LEAVING, State.CLOSED) or self._transport is None:
+        if self.state in (State.LEAVING, State.CLOSED) or self._transport is None or self._transport.is_closing():
             return
         if farewell:
             self._screen.say(farewell.split("\n"))

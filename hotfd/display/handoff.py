@@ -53,7 +53,9 @@ def summary(report: Report) -> list[str]:
 def told(laggard: Laggard) -> str:
     """Return in a line which session did not move, why, and where its handler waits."""
     where = " > ".join(printable(place) for place in laggard.awaits[-PLACES:])
-    text = f"{printable(laggard.session)}: {printable(laggard.detail)}" if laggard.detail else printable(laggard.session)
+    text = (
+        f"{printable(laggard.session)}: {printable(laggard.detail)}" if laggard.detail else printable(laggard.session)
+    )
     return f"{text}; awaits {where}" if where else text
 
 

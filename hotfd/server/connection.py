@@ -479,9 +479,7 @@ class Connection(Generic[S]):
         task.add_done_callback(self._helper_failed)
         return task
 
-    def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, name: str | None = None
-    ) -> Timer:
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, name: str | None = None) -> Timer:
         """Call a function once, later; the timer pauses while the connection is moved, and travels.
 
         What travels is the name and the time that is left. A handler that starts again sets its timers again,

@@ -109,9 +109,7 @@ class Session:
         """
         self._end_callbacks.append(callback)
 
-    def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, name: str | None = None
-    ) -> Timer:
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, name: str | None = None) -> Timer:
         """Call a function once, later; the timer pauses while the session is moved, and travels with it.
 
         As :meth:`Connection.call_later`; it ends with the session and not with a connection. After a move the

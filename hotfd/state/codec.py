@@ -150,13 +150,16 @@ class Codec(Generic[S]):
             None when it came back the same, else the path of the first difference, or why it cannot be written.
         """
         try:
-            data = self.encode(value)
-            if self._own is None:
-                self._own = self.reader(self.schema)
-            back = self._own(data)
-            return self._difference(value, back)
+            return self._difference(value, self._copy(value))
         except StateError as error:
             return str(error)
+
+    def _copy(self, value: S) -> S:
+        """Return a state as it comes back; it has no object in common with the one that is written."""
+        data = self.encode(value)
+        if self._own is None:
+            self._own = self.reader(self.schema)
+        return self._own(data)
 
     def _difference(self, before: S, after: S) -> str | None:
         encode, name = self._root.encode, self._root.name
@@ -208,10 +211,11 @@ class OlderWriter(Generic[S]):
         schema: what the older code must be told of what is written; JSON-able.
     """
 
-    __slots__ = ("_codec", "_root", "_way", "_writer", "schema")
+    __slots__ = ("_codec", "_downgrades", "_root", "_way", "_writer", "schema")
 
     def __init__(self, codec: Codec[S], way: Way) -> None:
         self._codec = codec
+        self._downgrades = way.root is not None or any(step.downgrade for step in way.descents.values())
         self._root = codec._root
         self._way = way
         self._writer = Writer(way.shapes, _entries(way.shapes), way.descents, way.strangers)
@@ -234,6 +238,10 @@ class OlderWriter(Generic[S]):
     def _converted(self, value: S) -> Any:
         root, way = self._root, self._way
         self._codec._check_type(value)
+        if self._downgrades:
+            # The session may go on here, after a dry run, a refusal or a take-back: what the program's downgrade does
+            # to its argument must not be done to that.
+            value = self._codec._copy(value)
         if way.schema.root is None:
             if self._codec._difference(root.new(), value) is not None:
                 raise TooNew("differs from a fresh state, and the older code keeps none")

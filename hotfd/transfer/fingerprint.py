@@ -127,17 +127,31 @@ def loaded_files(origin: Origin) -> list[tuple[str, str]]:
     """
     found: dict[str, str] = {}
     if sys.executable:
-        found[os.path.realpath(sys.executable)] = ""
+        # By the very name that will be run again: a link at its end, as virtual environments have, may come to lead
+        # to another interpreter.
+        found[os.path.join(origin.directory, (origin.exact or (sys.executable,))[0])] = ""
     standard, pinned = _standard_directories(), _pinned(origin)
     names: set[str] = set()
     for name, module in list(sys.modules.items()):
         names.add(name.partition(".")[0])
-        path = getattr(module, "__file__", None)
-        if isinstance(path, str) and not _is_standard(path, standard):
+        path = _file_of(module)
+        if path is not None and not _is_standard(path, standard):
             found[_lasting(os.path.join(origin.directory, path), pinned)] = ""
     for site in dict.fromkeys(_lasting(entry, pinned) for entry in sys.path if os.path.basename(entry) in _SITES):
         found.update(_distributions(site, names))
     return list(found.items())
+
+
+def _file_of(module: object) -> str | None:
+    """Return a module's file without asking the module: one that loads itself at its first use would do so now.
+
+    What stands in :data:`sys.modules` need not be a module, and its ``__getattr__`` may raise anything.
+    """
+    try:
+        path = object.__getattribute__(module, "__dict__").get("__file__")
+    except AttributeError:
+        return None
+    return path if isinstance(path, str) else None
 
 
 def read(files: Iterable[tuple[str, str]]) -> Fingerprint:

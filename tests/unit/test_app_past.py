@@ -83,3 +83,16 @@ def test_a_process_whose_files_cannot_be_marked_serves_and_says_so(
 
 def test_one_that_never_began_is_closed() -> None:
     asyncio.run(Past(1).aclose())
+
+
+def test_marking_that_fails_in_any_way_takes_no_server_down(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> Fingerprint:
+        raise ImportError("a module that raises, with a text that is the program's own")
+
+    monkeypatch.setattr(module, "_mark", fail)
+    with caplog.at_level(logging.WARNING, "hotfd"):
+        assert told(Past.known).current.fingerprint is None
+    assert "ImportError" in caplog.text
+    assert "own" not in caplog.text

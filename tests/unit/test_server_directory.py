@@ -199,6 +199,7 @@ def test_what_one_says_who_is_no_neighbour_any_more_is_of_no_account(process: Pr
     older = process.older()
     process.loses(older)
     process.hears(older, m.Holds(["a"], last=True))
+    assert process.verdict("a") is Verdict.CREATE
     process.hears(older, m.Released("a"))
     assert process.verdict("a") is Verdict.CREATE
 

@@ -56,11 +56,12 @@ async def idle(conn: Connection[Any]) -> None:
 class Departure:
     """What a completed handoff is to ``Neighbours.replaced``."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, links: Links, link: Link) -> None:
         self.link = link
+        self._links = links
 
     def close(self) -> None:
-        pass
+        self._links.disconnect(self.link)
 
 
 class Process:
@@ -69,9 +70,9 @@ class Process:
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.engine = Engine(idle, Lines(), Codec.of(None))
-        self.neighbours = Neighbours(self.engine, generation)
         self.listener = Listener()
         self.engine.links.participants.append(self.listener)
+        self.neighbours = Neighbours(self.engine, generation)
         self.channels: list[Channel] = []
 
     @property
@@ -113,7 +114,7 @@ class Process:
         """The handoff by which this process was replaced is complete."""
         assert self.links.newer is not None
         self.engine.rooms.directory.replaced()
-        self.neighbours.replaced(Departure(self.links.newer))  # type: ignore[arg-type]
+        self.neighbours.replaced(Departure(self.links, self.links.newer))  # type: ignore[arg-type]
 
     async def die(self) -> None:
         self.neighbours._close()
@@ -189,6 +190,27 @@ async def test_when_the_one_between_them_dies_they_are_neighbours() -> None:
 
 
 @on_each_loop
+async def test_a_process_that_ends_takes_no_new_neighbours() -> None:
+    async with generations(3) as (one, _, three):
+        await until(lambda: one.neighbours._introduced and three.neighbours._introduced)
+        await one.die()
+        await three.die()
+        assert one.listener.told == [("connected", 2), ("disconnected", 2)]
+        assert ("connected", 1) not in three.listener.told
+
+
+@on_each_loop
+async def test_nobody_is_introduced_twice() -> None:
+    async with generations(3) as (one, two, three):
+        await until(lambda: one.neighbours._introduced and three.neighbours._introduced)
+        assert two.links.newer is not None
+        known = list(one.neighbours._introduced)
+        two.neighbours.connected(two.links.newer)
+        await turns(MANY_TURNS)
+        assert list(one.neighbours._introduced) == known
+
+
+@on_each_loop
 async def test_when_the_newest_fails_nothing_has_changed() -> None:
     async with generations(3) as (one, two, three):
         await until(lambda: one.neighbours._introduced and three.neighbours._introduced)
@@ -223,7 +245,7 @@ async def test_who_was_replaced_and_is_left_alone_sends_the_older_ones_away() ->
         await three.die()
         await until(lambda: not one.neighbours._introduced)
         two.engine.rooms.directory.replaced()
-        two.neighbours._departed = Departure(two.links.older[0])  # type: ignore[assignment]
+        two.neighbours._departed = Departure(two.links, two.links.older[0])  # type: ignore[assignment]
         two.neighbours._let_part(two.links.older[0])
         await until(lambda: one.newer is None)
         assert one.verdict("a") is Verdict.ORPHANED
@@ -234,6 +256,44 @@ async def test_four_generations_all_end_up_with_the_newest() -> None:
     async with generations(4) as (one, two, three, four):
         three.settled()
         await until(lambda: (one.newer, two.newer, three.newer, four.older) == (4, 4, 4, [1, 2, 3]))
+
+
+@on_each_loop
+async def test_one_that_counts_only_when_the_next_handoff_has_begun_is_introduced_then() -> None:
+    async with generations(3) as (one, two, three):
+        await until(lambda: one.neighbours._introduced and three.neighbours._introduced)
+        four = Process(4)
+        try:
+            hand_over(three, four)
+            await until(lambda: four.older == [3])
+            two.settled()
+            await until(lambda: len(four.neighbours._introduced) == 2)
+            three.settled()
+            await until(lambda: (one.newer, two.newer, four.older) == (4, 4, [1, 2, 3]))
+        finally:
+            await four.die()
+
+
+@on_each_loop
+async def test_who_notices_late_that_the_next_is_dead_finds_the_newest_over_all_that_came_since() -> None:
+    async with generations(3) as (one, two, three):
+        await until(lambda: one.neighbours._introduced and three.neighbours._introduced)
+        (link,) = three.links.older
+        three.links.disconnect(link)  # it has noticed that the second is dead
+        assert three.older == [1]
+        four = Process(4)
+        try:
+            hand_over(three, four)
+            await until(lambda: four.older == [3])
+            three.settled()
+            await until(lambda: four.older == [1, 3])
+            assert one.newer == 2
+            assert [known.generation for known in one.neighbours._introduced] == [4]
+            await two.die()
+            await until(lambda: one.newer == 4)
+            assert ("connected", 3) not in one.listener.told
+        finally:
+            await four.die()
 
 
 @on_each_loop

@@ -6,10 +6,9 @@ here: what cannot be logged by mistake is what no call site hands over.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-
-import orjson
 
 logger = logging.getLogger("hotfd")
 
@@ -30,7 +29,8 @@ def event(level: int, name: str, /, exc_info: BaseException | None = None, **fie
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if text.isprintable() and not (set(text) & set(' "=')) and text else orjson.dumps(text).decode()
+    # In ASCII: what is not printable may drive the terminal that shows the log, or be half a character of a path.
+    return text if text.isprintable() and not (set(text) & set(' "=')) and text else json.dumps(text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,7 +42,7 @@ class JsonFormatter(logging.Formatter):
         line = {"time": record.created, "level": record.levelname, "pid": record.process, **fields}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return json.dumps(line, default=str)
 
 
 def configure(style: str = "text", level: int = logging.INFO) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import platform
+import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import log
 from hotfd._version import __version__
@@ -19,6 +20,10 @@ from hotfd.transfer.process import ORIGIN
 
 if TYPE_CHECKING:
     from hotfd.transfer.fingerprint import Fingerprint
+
+
+LATER_LIMIT: Final = 5.0
+"""Seconds in which what was loaded after the start is marked; a handoff waits no longer for a disk that hangs."""
 
 
 class Past:
@@ -32,6 +37,7 @@ class Past:
         self._state_version = state_version
         self._history: History | None = None
         self._marking: asyncio.Task[Fingerprint] | None = None
+        self._modules: frozenset[str] = frozenset()
 
     def begin(self, before: History | None, generation: int, back_to: int | None) -> None:
         """Remember this process, and mark on another thread what it runs, before anybody can change it.
@@ -51,6 +57,7 @@ class Past:
             state_version=self._state_version,
         )
         self._history = before.followed_by(entry, back_to) if before is not None else History([entry])
+        self._modules = frozenset(sys.modules)
         self._marking = asyncio.get_running_loop().create_task(asyncio.to_thread(_mark))
 
     async def known(self) -> History:
@@ -65,6 +72,22 @@ class Past:
                 reason = error.strerror if isinstance(error, OSError) else type(error).__name__
                 log.event(logging.WARNING, "fingerprint-failed", reason=reason)
         return self._history
+
+    async def complete(self) -> History:
+        """Return the history with what this process has loaded since it began, as the next process is to know it.
+
+        A module that was imported late counts as it is on the disk now, which is the best that can be known of it.
+        """
+        history = await self.known()
+        current, modules = history.current, frozenset(sys.modules)
+        if current.fingerprint is not None and modules != self._modules:
+            try:
+                async with asyncio.timeout(LATER_LIMIT):
+                    current.fingerprint = await asyncio.to_thread(_mark_later, current.fingerprint)
+                self._modules = modules
+            except Exception as error:  # noqa: BLE001 - as above
+                log.event(logging.WARNING, "fingerprint-failed", reason=type(error).__name__)
+        return history
 
     async def aclose(self) -> None:
         """Wait until nothing works on it any more."""
@@ -87,6 +110,10 @@ class Past:
 
 def _mark() -> Fingerprint:
     return fingerprint.read(fingerprint.loaded_files(ORIGIN))
+
+
+def _mark_later(known: Fingerprint) -> Fingerprint:
+    return known.and_later(fingerprint.loaded_files(ORIGIN))
 
 
 def _row(entry: Entry, problem: HandoffRefused | None) -> dict[str, Any]:

@@ -494,7 +494,7 @@ class Server(Generic[S]):
         if options.on_loss != "close" and not self._together:
             detail = "--on-loss stale is for servers whose sessions share data (cutover='together'); this one moves each alone"
             raise HandoffRefused("malformed", detail)
-        history = await self._past.known()
+        history = await self._past.complete()
         if self._cutover is not None:
             raise HandoffRefused("handoff-in-progress", f"handoff {self._cutover.id} runs; wait for its end")
         if self._takeover is not None and not self._takeover.settled:

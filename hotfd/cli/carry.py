@@ -120,8 +120,8 @@ def carry_out(
         if as_json:
             _print_unreachable(exc, pid, dry_run is not None)
         raise
-    if not fields.get("all_at_once"):
-        fields.pop("all_at_once", None)  # only a supervisor knows it
+    if not fields.get("all_at_once") or "workers" not in client.greeting:
+        fields.pop("all_at_once", None)  # only a supervisor knows it; of one server there is nothing to order
     if fields.get("on_loss") == "close":
         del fields["on_loss"]  # a server of an earlier release knows no such field
     wanted = {"dry_run": dry_run or False, **fields}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import click
@@ -13,8 +14,11 @@ __all__ = ["describe", "pairs", "print_json", "printable", "screen_columns", "sc
 
 
 def print_json(value: object) -> None:
-    """Print ``value`` as one line of JSON on stdout."""
-    click.echo(msgspec.json.encode(value))
+    """Print ``value`` as one line of JSON on stdout, in ASCII: it may hold what clients have chosen, such as the keys
+    of sessions, and what is no ASCII may drive the terminal that it is shown on.
+    """
+    plain = json.loads(msgspec.json.encode(value))
+    click.echo(json.dumps(plain, separators=(",", ":")))
 
 
 def screen_columns() -> int:

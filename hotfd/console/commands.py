@@ -36,6 +36,12 @@ _HANDOFF: Final = (
     "  --force               hand off where the service may not survive the old process's exit",
 )
 
+_WITHOUT_VALUE: Final = frozenset({"dry-run", "force", "allow-downgrade"})
+"""Options that take no value after a blank: the next word is not theirs."""
+
+_TEXTS: Final = frozenset({"id", "cwd"})
+"""Options whose value is text also where it looks like a number, as 12e456 does, the id of a handoff."""
+
 _INTERRUPT: Final = "Control-C ends the showing, and nothing else: what was started goes on."
 
 
@@ -162,16 +168,18 @@ def _fields(name: str, words: list[str]) -> dict[str, Any]:
             usage = WORDS[name].usage if name in WORDS else f"{name} [--name value]..."
             raise Misunderstood(f"{word!r} is not understood here; type it as {usage}")
         option, equals, text = word[2:].partition("=")
+        if option == "type":  # a field of the instruction, which the command's name has said already
+            raise Misunderstood("there is no option --type")
         value: Any = True
         if equals:
-            value = _value(text)
-        elif (
-            option not in ("dry-run", "force", "allow-downgrade") and at < len(words) and not words[at].startswith("--")
-        ):
-            value = _value(words[at])
+            value = text
+        elif option not in _WITHOUT_VALUE and at < len(words) and not words[at].startswith("--"):
+            value = words[at]
             at += 1
-        if option == "dry-run" and value is True:
+        elif option == "dry-run":
             value = "plan"
+        if isinstance(value, str) and option not in _TEXTS:
+            value = _value(value)
         fields[option.replace("-", "_")] = value
     return fields
 

@@ -84,15 +84,20 @@ class Console:
                 raise
 
     def _make_room(self) -> bool:
-        """See that there is room for one more: whoever has not logged in for longest makes way."""
+        """See that there is room for one more: whoever has not logged in for longest makes way.
+
+        Those come first who have typed no token: else a crowd that only connects would throw people out who wait for
+        their verdict.
+        """
         if len(self._visitors) < self._max_consoles:
             return True
-        for visitor in self._visitors:
-            if not visitor.logged_in:
-                visitor.drop()
-                self._visitors.pop(visitor)
-                return True
-        return False
+        strangers = [visitor for visitor in self._visitors if not visitor.logged_in]
+        if not strangers:
+            return False
+        visitor = next((visitor for visitor in strangers if not visitor.has_offered), strangers[0])
+        visitor.drop()
+        self._visitors.pop(visitor)
+        return True
 
     def gone(self, visitor: Visitor) -> None:
         """A visitor's connection is closed."""

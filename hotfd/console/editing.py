@@ -14,6 +14,10 @@ from hotfd.console.telnet import Signal, TooMuch
 MAX_LINE: Final = 1024
 """Longest line in bytes: a command with a dozen long paths fits."""
 
+MAX_KEYS: Final = 4 * MAX_LINE
+"""Bytes between two ends of line, those included that are erased or mean nothing: the longest line, typed with as many
+mistakes. Beyond it nobody types, and each byte costs the server time."""
+
 CONTROL_C, CONTROL_D, BACKSPACE, NEWLINE, RETURN, CONTROL_U, DELETE = 3, 4, 8, 10, 13, 21, 127
 
 _KEYS: Final = {
@@ -29,6 +33,7 @@ class Editor:
 
     def __init__(self) -> None:
         self._line = bytearray()
+        self._keys = 0
         self._after_return = False
 
     def feed(self, event: bytes | Signal) -> Iterator[str | Signal]:
@@ -38,7 +43,7 @@ class Editor:
             lines without their end and without control characters, and ``INTERRUPT`` and ``END``.
 
         Raises:
-            TooMuch: a line is longer than :data:`MAX_LINE` bytes.
+            TooMuch: a line is longer than :data:`MAX_LINE` bytes, or took more than :data:`MAX_KEYS` to type.
         """
         if isinstance(event, Signal):
             yield from self._signal(event)
@@ -52,6 +57,9 @@ class Editor:
                 yield self._take()
                 continue
             self._after_return = False
+            self._keys += 1
+            if self._keys > MAX_KEYS:
+                raise TooMuch(f"more than {MAX_KEYS} keys in one line")
             if byte >= 32 and byte != DELETE:
                 if len(self._line) >= MAX_LINE:
                     raise TooMuch(f"a line of more than {MAX_LINE} bytes")
@@ -75,4 +83,5 @@ class Editor:
     def _take(self) -> str:
         text = self._line.decode(errors="replace")
         self._line.clear()
+        self._keys = 0
         return "".join(char for char in text if char.isprintable())

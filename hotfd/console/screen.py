@@ -42,7 +42,7 @@ class Screen:
 
     def prompt(self) -> None:
         """Ask for the next command."""
-        self.write(encode(f"{self._name}> "))
+        self.write(encode(f"{printable(self._name)}> "))
         self._prompted = True
 
     def say(self, lines: list[str]) -> None:

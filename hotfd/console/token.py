@@ -92,27 +92,32 @@ class TokenFile:
         except OSError as error:
             what = "is a symbolic link; name the file itself" if error.errno == errno.ELOOP else error.strerror
             raise TokenUnusable(f"the token file {self.path} cannot be opened: {what}") from error
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise TokenUnusable(f"{self.path} is no regular file; remove it")
-            if found.st_uid != os.geteuid():
-                raise TokenUnusable(
-                    f"the token file {self.path} belongs to uid {found.st_uid}, and this server runs as uid "
-                    f"{os.geteuid()}: chown it, or name another with control_token="
-                )
-            if found.st_mode & 0o077:
-                raise TokenUnusable(
-                    f"others may read the token file {self.path} (mode {found.st_mode & 0o777:04o}): chmod 600 it, and "
-                    "change the token if somebody may have read it"
-                )
-            token = b""
-            with suppress(OSError):
-                token = file.read(MAX_TOKEN + 2).strip()
-        if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not token.isascii() or b"\n" in token:
+        try:
+            return self._read(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _read(self, descriptor: int) -> bytes:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise TokenUnusable(f"{self.path} is no regular file; remove it")
+        if found.st_uid != os.geteuid():
             raise TokenUnusable(
-                f"the token file {self.path} must hold one line of {MIN_TOKEN} to {MAX_TOKEN} ASCII characters; remove "
-                "it, and the server makes a new one when it starts"
+                f"the token file {self.path} belongs to uid {found.st_uid}, and this server runs as uid "
+                f"{os.geteuid()}: chown it, or name another with control_token="
+            )
+        if found.st_mode & 0o077:
+            raise TokenUnusable(
+                f"others may read the token file {self.path} (mode {found.st_mode & 0o777:04o}): chmod 600 it, and "
+                "change the token if somebody may have read it"
+            )
+        token = b""
+        with suppress(OSError):
+            token = os.read(descriptor, MAX_TOKEN + 2).strip()
+        if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not all(0x20 <= byte < 0x7F for byte in token):
+            raise TokenUnusable(
+                f"the token file {self.path} must hold one line of {MIN_TOKEN} to {MAX_TOKEN} printable ASCII "
+                "characters; remove it, and the server makes a new one when it starts"
             )
         return token
 

@@ -125,18 +125,18 @@ class Visitor(asyncio.Protocol):
                 self.drop()
             return
         try:
-            typed = [entry for event in self._telnet.receive(data) for entry in self._editor.feed(event)]
+            events = list(self._telnet.receive(data))
+            # Before any words: after an interrupt, clients throw away what comes before the answer to the timing mark
+            # that they have sent behind it (RFC 860).
+            self._screen.write(self._telnet.take_replies())
+            # One line after another: of a flood, no more is looked at than what ends the connection.
+            for typed in (entry for event in events for entry in self._editor.feed(event)):
+                self._typed(typed)
+                if self.state in (State.LEAVING, State.CLOSED):
+                    return
         except TooMuch as error:
             log.event(logging.WARNING, "console-closed", peer=self.peer, reason=str(error))
             self._leave(f"{error}: closed")
-            return
-        # Before any words: after an interrupt, clients throw away what comes before the answer to the timing mark
-        # that they have sent behind it (RFC 860).
-        self._screen.write(self._telnet.take_replies())
-        for entry in typed:
-            self._typed(entry)
-            if self.state in (State.LEAVING, State.CLOSED):
-                return
 
     def eof_received(self) -> bool:
         """The client has ended its input: what it has typed is still answered, then it ends here too."""
@@ -163,6 +163,11 @@ class Visitor(asyncio.Protocol):
     def logged_in(self) -> bool:
         """Whether the token was right."""
         return self.watch is not None
+
+    @property
+    def has_offered(self) -> bool:
+        """Whether a token has been typed whose verdict is not known yet."""
+        return self.state is State.CHECKING
 
     def finish(self, farewell: str = "") -> None:
         """End in order: after the command that runs, when what is due has been sent."""

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from hotfd import log
@@ -38,6 +39,10 @@ CLOSE_TIMEOUT = 1.0
 
 READ_SIZE = 64 * 1024
 """Bytes taken from a socket at once."""
+
+LINES_PER_TURN = 64
+"""Lines of one client that are looked at in one turn of the event loop: 64 KiB can hold as many as there are bytes, and
+each that is no request costs an answer."""
 
 Emit = Callable[[dict[str, Any]], None]
 """Sends one progress line to the client that asked. It never raises and never blocks: the line is dropped
@@ -154,7 +159,13 @@ class Peer:
 
     def _proceed(self) -> None:
         """Start the next request, or wait for one."""
-        while self.task is None and not self._closing:
+        for looked in count():
+            if self.task is not None or self._closing:
+                break
+            if looked == LINES_PER_TURN:
+                self._watch_input(False)
+                self._loop.call_soon(self._proceed)
+                return
             try:
                 line = self._input.take()
             except LineTooLong:

@@ -48,7 +48,8 @@ def _explained(generation: dict[str, Any]) -> list[str]:
     words = [str(word) for word in generation.get("command") or []]
     lines = [f"{printable(generation.get('generation'))}: {printable(shlex.join(words))}"]
     cwd, directory = generation.get("cwd"), generation.get("directory")
-    lines.append(f"   in {printable(cwd)}" + (f", which was {printable(directory)}" if directory != cwd else ""))
+    was = f", which was {printable(directory or 'gone')}" if directory != cwd else ""
+    lines.append(f"   in {printable(cwd)}{was}")
     if not generation.get("current") and generation.get("reason"):
         lines.append(f"   {printable(generation['reason'])}")
     return lines

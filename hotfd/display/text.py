@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 def printable(value: object) -> str:
     """Return ``value`` as text that cannot drive a terminal: names in a status may come from clients."""
     text = str(value)
+    if text.isprintable():  # nearly all of thousands, and a console shows them on the server's own loop
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

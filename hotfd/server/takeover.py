@@ -88,6 +88,7 @@ class Takeover:
         self._hold = False  # nothing is accepted before the first commit
         self._one_unit = False  # all sessions move together
         self._link: Link | None = None
+        self._taken: list[Connection[Any]] = []  # of a remainder: what has come by this handoff
         self._cut_short = False  # the old process died while there may have been more to come
         self._sessions = 0
         self._pauses_ms: list[float] = []
@@ -399,6 +400,8 @@ class Takeover:
             sessions.append(session)
             self._pauses_ms += [(now - record.fenced_ns) / 1e6 for record in bundle.connections]
         self._sessions += len(sessions)
+        if self._remainder:
+            self._taken += [connection for session in sessions for connection in session.connections]
         self._engine.adopt(sessions)
         if self._hold:
             self._hold = False
@@ -449,11 +452,13 @@ class Takeover:
 
     def _unhook(self) -> None:
         """Nobody keeps copies any more: nothing has to be noted or told."""
-        if not self._remainder:
+        if self._remainder:  # what has come by another handoff is noted in that one's map
+            concerned, self._taken = self._taken, []
+        else:
             self._engine.on_newcomer = self._engine.on_ended = None
-        for session in self._engine.sessions.values():
-            for connection in session.connections:
-                connection._unhook()
+            concerned = [connection for session in self._engine.sessions.values() for connection in session.connections]
+        for connection in concerned:
+            connection._unhook()
 
     def _settled(self) -> None:
         log.event(

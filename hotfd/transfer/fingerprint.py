@@ -14,6 +14,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -59,12 +60,14 @@ class Fingerprint(msgspec.Struct, array_like=True, frozen=True):
     """What a process runs.
 
     Attributes:
-        marks: the files.
+        marks: the files that it had loaded when it began to serve.
         complete: whether these are all.
+        later: what it has loaded since, as far as that is known.
     """
 
     marks: Annotated[list[Mark], msgspec.Meta(max_length=MAX_MARKS)]
     complete: bool = True
+    later: Annotated[list[Mark], msgspec.Meta(max_length=MAX_MARKS)] = []
 
     def change(self) -> str | None:
         """Look whether everything is as it was.
@@ -74,18 +77,38 @@ class Fingerprint(msgspec.Struct, array_like=True, frozen=True):
         """
         if not self.complete:
             return f"more than {MAX_MARKS} files, which are too many to be remembered, may have changed"
-        return next((change for mark in self.marks if (change := _change(mark)) is not None), None)
+        marks = chain(self.marks, self.later)
+        return next((change for mark in marks if (change := _change(mark)) is not None), None)
 
     def same(self, other: Fingerprint) -> bool:
-        """Say whether two processes have run the same content from the same places."""
+        """Say whether two processes have run the same content from the same places.
+
+        What they load later is up to their clients: one may have loaded what the other has not.
+        """
         if not (self.complete and other.complete):
             return False
-        mine, theirs = ({mark.path: _content(mark) for mark in each.marks} for each in (self, other))
-        return mine == theirs
+        if _contents(self.marks) != _contents(other.marks):
+            return False
+        mine, theirs = _contents(chain(self.marks, self.later)), _contents(chain(other.marks, other.later))
+        return all(mine[path] == theirs[path] for path in mine.keys() & theirs.keys())
+
+    def and_later(self, files: Iterable[tuple[str, str]]) -> Fingerprint:
+        """Mark, as they are now, those files that are not marked yet.
+
+        Args:
+            files: what the process has loaded by now, as :func:`loaded_files` returns it.
+
+        Returns:
+            the fingerprint with them.
+        """
+        known = {mark.path for mark in chain(self.marks, self.later)}
+        found = read((path, name) for path, name in files if os.fsencode(path) not in known)
+        later = [*self.later, *found.marks]
+        return Fingerprint(self.marks, self.complete and found.complete and len(later) <= MAX_MARKS, later[:MAX_MARKS])
 
 
-def _content(mark: Mark) -> object:
-    return mark.digest or (mark.size, mark.changed_ns, mark.inode)
+def _contents(marks: Iterable[Mark]) -> dict[bytes, object]:
+    return {mark.path: mark.digest or (mark.size, mark.changed_ns, mark.inode) for mark in marks}
 
 
 def _change(mark: Mark) -> str | None:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
+from hotfd.display.history import listing
 from hotfd.state import Codec, State
-from hotfd.transfer.fingerprint import loaded_files, read
+from hotfd.transfer import fingerprint
+from hotfd.transfer.fingerprint import Fingerprint, loaded_files, read
 from hotfd.transfer.process import ORIGIN
 
 ROOT = str(Path(__file__).parents[2])
@@ -74,7 +77,8 @@ def test_a_module_that_loads_itself_at_its_first_use_is_not_loaded(
 def test_an_interpreter_is_marked_by_the_name_that_will_be_run_again(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.symlink_to(os.path.realpath(sys.executable))
-    text = "import sys, orjson; from hotfd.transfer import fingerprint as f, process as p; " + (
+    text = (
+        "import sys, orjson; from hotfd.transfer import fingerprint as f, process as p; "
         "sys.stdout.buffer.write(orjson.dumps(f.loaded_files(p.ORIGIN)))"
     )
     path = os.pathsep.join([ROOT, *filter(None, sys.path)])
@@ -88,6 +92,57 @@ def test_an_interpreter_is_marked_by_the_name_that_will_be_run_again(tmp_path: P
     python.unlink()
     python.symlink_to("/bin/true")
     assert before.change() == f"{python} has changed"
+
+
+# -- what is loaded later -----------------------------------------------------------------------------
+
+
+def program(directory: Path, *names: str) -> list[tuple[str, str]]:
+    """Write some modules that say nothing, and return them as they are marked."""
+    for name in names:
+        (directory / name).write_text(f"# {name}")
+    return [(str(directory / name), "") for name in names]
+
+
+def test_what_was_loaded_later_is_a_part_of_what_ran(tmp_path: Path) -> None:
+    first, late = program(tmp_path, "a.py", "late.py")
+    found = read([first]).and_later([first, late])
+    assert [os.fsdecode(mark.path) for mark in found.later] == [late[0]]
+    assert found.and_later([first, late]) == found
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=Fingerprint)
+    assert again == found
+    Path(late[0]).write_text("# changed")
+    assert again.change() == f"{late[0]} has changed"
+
+
+def test_what_was_loaded_later_makes_no_other_version_of_one_unless_it_differs(tmp_path: Path) -> None:
+    first, late = program(tmp_path, "a.py", "late.py")
+    alone, more = read([first]), read([first]).and_later([late])
+    assert alone.same(more)
+    assert more.same(alone)
+    Path(late[0]).write_text("# changed")
+    assert not more.same(read([first]).and_later([late]))
+    assert not more.same(read([late])), "what is loaded at the start is another matter"
+
+
+def test_too_much_that_was_loaded_later_counts_as_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "MAX_MARKS", 2)
+    files = program(tmp_path, "a.py", "b.py", "c.py", "d.py")
+    assert read(files[:1]).and_later(files[1:3]).complete
+    found = read(files[:1]).and_later(files[1:2]).and_later(files[2:])
+    assert not found.complete
+    assert len(found.later) == 2
+
+
+def test_an_older_hotfd_says_nothing_of_what_was_loaded_later(tmp_path: Path) -> None:
+    found = read(program(tmp_path, "a.py"))
+    packed = msgspec.msgpack.encode(msgspec.to_builtins(found)[:2])
+    assert msgspec.msgpack.decode(packed, type=Fingerprint) == found
+
+
+def test_a_directory_that_was_gone_is_told_as_such() -> None:
+    row = {"generation": 1, "command": ["server"], "cwd": "/srv/current", "directory": ""}
+    assert "   in /srv/current, which was gone" in listing({"generations": [row]})
 
 
 # -- downgrades ---------------------------------------------------------------------------------------

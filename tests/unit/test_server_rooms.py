@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hotfd import _core
 from hotfd.errors import ConnectionClosed, StateError
 from hotfd.server.moving import BATCH
 from hotfd.server.session import BROADCAST_LIMIT, Session
 from hotfd.server.stream import Life
+from hotfd.server.takeover import Takeover
 from hotfd.wire import messages as m
 from tests.unit.server_rig import MANY_TURNS, Client, Rig, rig, until
 from tests.unit.wire_support import on_each_loop, turns
@@ -391,3 +394,21 @@ async def test_a_connection_that_arrives_with_a_wish_while_it_is_asked_to_move_o
         await client.hears(b"x\n")
         assert started == ["-", "a"]
         assert [session.key for session in made.sessions] == ["a"]
+
+
+@on_each_loop
+async def test_a_handover_that_ends_leaves_what_another_one_notes_alone() -> None:
+    async with rig(member) as made:
+        clients = [await made.client() for _ in range(2)]
+        one, other = (session.connections[0] for session in made.sessions)
+        for connection in (one, other):
+            connection._expect_touch(lambda: None)
+        mine, theirs = _core.channel_pair()
+        takeover = Takeover.of_remainder(mine, made.engine, 1)
+        takeover._taken.append(one)
+        takeover._unhook()
+        assert one._on_touch is None
+        assert other._on_touch is not None, "its own process may still die before it has settled"
+        takeover.close()
+        os.close(theirs)
+        assert all(client.hears_nothing() for client in clients)

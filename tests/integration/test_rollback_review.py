@@ -1,0 +1,141 @@
+"""Going back with what real programs do: late imports, interpreters behind links, downgrades with side effects."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration import harness
+from tests.integration.releases import (
+    QUICK,
+    history,
+    point,
+    release,
+    rollback,
+    running,
+    talking,
+    two_versions,
+)
+
+LATE = "import late; await conn.send(late.NAME)"
+
+
+def test_a_module_that_was_imported_while_the_server_ran_is_part_of_what_ran(tmp_path: Path) -> None:
+    for name in ("v1", "v2"):
+        directory = release(tmp_path, name, join=LATE)
+        (directory / "late.py").write_text(f"NAME = b{name!r}\n")
+    point(tmp_path, "v1")
+    with running(tmp_path) as service, talking(service) as (client,):
+        assert client.lines.readline() == b"v1\n"
+        point(tmp_path, "v2")
+        service.handoff(*QUICK)
+        assert client.lines.readline() == b"v2\n"
+        late = tmp_path / "releases/v1/late.py"
+        content = late.read_text()
+        late.write_text("NAME = b'v9'\n")
+        report = rollback(service, expect=1)
+        assert report["reason"].startswith(f"same-code: {late} has changed since generation 1 ran")
+        late.write_text(content)
+        rollback(service)
+        assert client.lines.readline() == b"v1\n"
+
+
+def test_late_imports_make_no_version_of_their_own(tmp_path: Path) -> None:
+    release(tmp_path, "v1", join="await conn.send(b'new') if not conn.resumed and __import__('late') else None")
+    (tmp_path / "releases/v1/late.py").write_text("")
+    release(tmp_path, "v2")
+    point(tmp_path, "v2")
+    with running(tmp_path) as service, talking(service) as (client,):
+        client.say("x")
+        point(tmp_path, "v1")
+        service.handoff(*QUICK)
+        with talking(service) as (other,):
+            assert other.lines.readline() == b"new\n"  # this generation has loaded it, and the next one has not
+            service.handoff(*QUICK)
+            rollback(service)
+            assert client.say("x").startswith("v2 ")
+
+
+def test_an_interpreter_whose_link_leads_elsewhere_is_not_what_ran(tmp_path: Path) -> None:
+    release(tmp_path, "v1")
+    release(tmp_path, "v2")
+    point(tmp_path, "v1")
+    python, ran = tmp_path / "bin/python", tmp_path / "ran"
+    python.parent.mkdir()
+    python.symlink_to(os.path.realpath(sys.executable))
+    path = os.pathsep.join([str(harness.ROOT), *filter(None, sys.path)])
+    with running(tmp_path, str(python), "server.py", PYTHONPATH=path) as service, talking(service) as (client,):
+        client.say("x")
+        point(tmp_path, "v2")
+        service.handoff(*QUICK)
+        other = tmp_path / "other"
+        other.write_text(f'#!/bin/sh\n: > {ran}\nexec {sys.executable} "$@"\n')
+        other.chmod(0o755)
+        python.unlink()
+        python.symlink_to(other)
+        report = rollback(service, expect=1)
+        assert report["reason"].startswith(f"same-code: {python} has changed since generation 1 ran")
+        assert not ran.exists()
+
+
+MUTATES = """
+        tags: str = ""
+
+        @classmethod
+        def upgrade(cls, old, version):
+            return cls(old["lines"])
+
+        @classmethod
+        def downgrade(cls, state, version):
+            state.tags = "gone"
+            return {"lines": state.lines}
+"""
+
+
+def test_a_dry_run_and_a_take_back_leave_a_state_alone_that_its_downgrade_changes(tmp_path: Path) -> None:
+    with two_versions(tmp_path, {}, {"version": 2, "state": MUTATES}) as (service, (client,)):
+        client.say("tags=abc")
+        rollback(service, "--dry-run=deep")
+        assert client.say("x") == "v2 {'lines': 3, 'tags': 'abc'}"
+        command = ("rollback", "--pid", str(service.pid), "--json", "--probation", "30")
+        with subprocess.Popen(
+            [*harness.HOTFD, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            while "probation" not in (line := process.stderr.readline()):
+                assert line
+            harness.kill(int(line.rpartition("process ")[2].strip(" )\n")))
+            out, _ = process.communicate(timeout=30)
+        assert json.loads(out)["connections"]["returned"] == 1
+        assert client.say("x") == "v2 {'lines': 4, 'tags': 'abc'}"
+
+
+ODD = """
+    import types
+
+    class Odd(types.ModuleType):
+        def __getattr__(self, name):
+            raise ImportError(name)
+
+    sys.modules["odd"] = Odd("odd")
+"""
+
+
+def test_a_program_with_an_odd_module_serves_and_goes_back(tmp_path: Path) -> None:
+    with two_versions(tmp_path, {"more": ODD}, {"more": ODD}) as (service, (client,)):
+        rollback(service)
+        assert client.say("x").startswith("v1 ")
+        assert "fingerprint-failed" not in service.logged()
+
+
+@pytest.mark.parametrize("word", ["handoff", "rollback"])
+def test_all_at_once_says_nothing_to_a_server_that_is_alone(tmp_path: Path, word: str) -> None:
+    with two_versions(tmp_path, {}, {}) as (service, _):
+        done = harness.hotfd(word, "--pid", str(service.pid), "--json", *QUICK, "--all-at-once")
+        service.outcome(done, 0)
+        assert len(history(service)["generations"]) == 3

@@ -57,7 +57,8 @@ def notify(*assignments: str, environment: Mapping[str, str] | None = None) -> b
             sock.connect(address)
             sock.send("\n".join(assignments).encode())
     except OSError as error:
-        log.event(logging.WARNING, "notify-failed", reason=error.strerror or "its queue is full")
+        reason = "its queue is full" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        log.event(logging.WARNING, "notify-failed", reason=reason)
         return False
     return True
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hotfd import log
-from hotfd.errors import HandoffRefused
+from hotfd.app.request import only
 
 if TYPE_CHECKING:
     from hotfd.report import Report
@@ -70,9 +70,7 @@ class Hub:
         Returns:
             ``{"successor": pid}``: who serves from now on; None when nobody does.
         """
-        unknown = sorted(set(request) - {"type"})
-        if unknown:
-            raise HandoffRefused("malformed", f"the watch instruction has no field {unknown[0]!r}")
+        only(request)
         if self._result is None:
             if self._over is None:
                 self._over = asyncio.get_running_loop().create_future()

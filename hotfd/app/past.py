@@ -19,6 +19,8 @@ from hotfd.transfer.history import Entry, History
 from hotfd.transfer.process import ORIGIN
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from hotfd.transfer.fingerprint import Fingerprint
 
 
@@ -57,8 +59,10 @@ class Past:
             state_version=self._state_version,
         )
         self._history = before.followed_by(entry, back_to) if before is not None else History([entry])
-        self._modules = frozenset(sys.modules)
-        self._marking = asyncio.get_running_loop().create_task(asyncio.to_thread(_mark))
+        # As they are now: which of those that on_start imports a thread would still see is chance.
+        modules = dict(sys.modules)
+        self._modules = frozenset(modules)
+        self._marking = asyncio.get_running_loop().create_task(asyncio.to_thread(_mark, modules))
 
     async def known(self) -> History:
         """Return the history once it is complete."""
@@ -83,7 +87,7 @@ class Past:
         if current.fingerprint is not None and modules != self._modules:
             try:
                 async with asyncio.timeout(LATER_LIMIT):
-                    current.fingerprint = await asyncio.to_thread(_mark_later, current.fingerprint)
+                    current.fingerprint = await asyncio.to_thread(_mark_later, current.fingerprint, self._modules)
                 self._modules = modules
             except Exception as error:  # noqa: BLE001 - as above
                 log.event(logging.WARNING, "fingerprint-failed", reason=type(error).__name__)
@@ -108,12 +112,12 @@ class Past:
         return {"generations": [*rows, now], "rollback_to": target, "reason": why}
 
 
-def _mark() -> Fingerprint:
-    return fingerprint.read(fingerprint.loaded_files(ORIGIN))
+def _mark(modules: dict[str, ModuleType]) -> Fingerprint:
+    return fingerprint.read(fingerprint.loaded_files(ORIGIN, modules))
 
 
-def _mark_later(known: Fingerprint) -> Fingerprint:
-    return known.and_later(fingerprint.loaded_files(ORIGIN))
+def _mark_later(known: Fingerprint, modules: frozenset[str]) -> Fingerprint:
+    return known.and_later(fingerprint.loaded_files(ORIGIN, without=modules))
 
 
 def _row(entry: Entry, problem: HandoffRefused | None) -> dict[str, Any]:

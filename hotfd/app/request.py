@@ -42,6 +42,17 @@ class _Sessions(msgspec.Struct, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
+def only(request: dict[str, Any], *fields: str) -> None:
+    """Check that a request has no fields but its type and these.
+
+    Raises:
+        HandoffRefused: it has another one.
+    """
+    unknown = sorted(set(request) - {"type", *fields})
+    if unknown:
+        raise HandoffRefused("malformed", f"the {request.get('type')} instruction has no field {unknown[0]!r}")
+
+
 def limit_of(request: dict[str, Any]) -> int:
     """Read the request for a sample of sessions: how many at most.
 

@@ -21,7 +21,7 @@ from hotfd.app.consoles import Consoles, addresses_of
 from hotfd.app.events import Hub
 from hotfd.app.notify import Notifier
 from hotfd.app.past import Past
-from hotfd.app.request import limit_of, options_of
+from hotfd.app.request import limit_of, only, options_of
 from hotfd.control.endpoint import Endpoint, Instruction
 from hotfd.control.runtime import RuntimeDirectory, socket_name
 from hotfd.errors import ControlError, HandoffRefused
@@ -239,7 +239,7 @@ class Server(Generic[S]):
             self._past.begin(None, self._generation, None)
         self._neighbours = Neighbours(engine, self._generation)
         await self._initialise()
-        await self._past.known()  # who sees this process serve may change its files
+        await self._past.complete()  # who sees this process serve may change its files
         await self._open_control()
         if self._takeover is None:
             for spec, sock in activated(self._specs).items():
@@ -483,6 +483,7 @@ class Server(Generic[S]):
     # -- instructions ----------------------------------------------------------------------------------
 
     async def _on_status(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        only(request)
         return self.status()
 
     async def _on_sessions(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -511,10 +512,12 @@ class Server(Generic[S]):
         return msgspec.to_builtins(report)  # type: ignore[no-any-return]
 
     async def _on_history(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        only(request)
         return await self._past.tell()
 
     async def _on_result(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Tell the outcome of a handoff whose client lost its answer; asked of either process."""
+        only(request, "id")
         id = request.get("id")
         takeover = self._takeover
         if takeover is not None and takeover.handoff == id:

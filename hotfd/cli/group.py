@@ -10,6 +10,7 @@ import click
 
 from hotfd._version import __version__
 from hotfd.control.errors import RequestFailed, ServerGone, Unreachable
+from hotfd.display.text import printable
 
 UNUSABLE = 2
 """Exit status when no request could be made: usage, no such process, not a hotfd server, not permitted."""
@@ -77,11 +78,14 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except Unreachable as exc:
-            raise Unusable(exc.detail) from exc
-        except RequestFailed as exc:
-            raise Failure(str(exc)) from exc
-        except ServerGone as exc:
-            raise Failure(exc.detail) from exc
+            raise Unusable(_shown(exc)) from exc
+        except (RequestFailed, ServerGone) as exc:
+            raise Failure(_shown(exc)) from exc
+
+
+def _shown(error: Exception) -> str:
+    """Return an error's text, of which a server of another user may have sent a part, without what drives a terminal."""
+    return "\n".join(printable(line) for line in str(error).split("\n"))
 
 
 @click.command(

@@ -96,12 +96,14 @@ def command(
     import prctl
 
     from hotfd import log
+    from hotfd.errors import HandoffRefused
+    from hotfd.supervisor.pidfile import PROCESS_NAME
     from hotfd.supervisor.settings import Settings
     from hotfd.supervisor.supervisor import Supervisor
     from hotfd.supervisor.worker import Policy
 
     log.configure(log_style)
-    prctl.set_name("hotfd-run")
+    prctl.set_name(PROCESS_NAME)
     settings = Settings(
         command=tuple(program),
         name=name or os.path.basename(program[0]),
@@ -117,7 +119,16 @@ def command(
 
     try:
         status = asyncio.run(supervise())
-    except (OSError, ValueError) as error:
-        click.echo(f"hotfd: {error}", err=True)
+    except ValueError as error:  # an address of --listen that is none
+        usage_error(str(error))
+    except (OSError, HandoffRefused) as error:
+        click.echo(f"hotfd: {_in_words(error)}", err=True)
         status = FAILED
     sys.exit(status)
+
+
+def _in_words(error: OSError | Exception) -> str:
+    """Return what an operator should read of an error: no error number, but the path that it is about."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror

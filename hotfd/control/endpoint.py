@@ -182,7 +182,15 @@ class Endpoint:
         else:
             identity = {"hotfd": PROTOCOL, "pid": os.getpid(), "start_time": start_time()}
             greeting = encode(identity | self._greeting())
-            peer = Peer(connection, self._loop, self._instructions, self._idle_timeout, self._running, self._attended)
+            peer = Peer(
+                connection,
+                self._loop,
+                self._instructions,
+                self._idle_timeout,
+                self._running,
+                self._attended,
+                self._peers,
+            )
             self._peers.add(peer)
             peer.closed.add_done_callback(lambda _: self._peers.discard(peer))
             peer.start(greeting)

@@ -34,6 +34,10 @@ MAX_PASSING = 256 * 1024
 PASSING = frozenset({"progress", "counts"})
 """Events of passing interest: the next of their kind says the same, and newer."""
 
+MAX_ATTENDED = 48
+"""Clients whose instruction lasts as long as they do, such as ``watch``: the other places are left to those who ask and
+go, so that forgotten watchers cannot keep an operator from his server."""
+
 CLOSE_TIMEOUT = 1.0
 """Seconds that a client has to read the last answer before its connection is closed."""
 
@@ -67,8 +71,10 @@ class Peer:
         idle_timeout: seconds in which the client must complete a request.
         running: the endpoint's set of running instructions, which keeps them alive.
         attended: the instructions that end with their client.
+        peers: all clients of the endpoint.
 
     Attributes:
+        attending: whether the instruction that runs ends with this client.
         closed: done once the connection is closed.
         task: the instruction that runs for this client, or None.
     """
@@ -81,7 +87,9 @@ class Peer:
         idle_timeout: float,
         running: set[asyncio.Task[None]],
         attended: Collection[str] = (),
+        peers: Collection[Peer] = (),
     ) -> None:
+        self.attending = False
         self.closed: asyncio.Future[None] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
         self._connection = connection
@@ -90,7 +98,7 @@ class Peer:
         self._idle_timeout = idle_timeout
         self._running = running
         self._attended = attended
-        self._attending = False  # the running instruction ends with this client
+        self._peers = peers
         self._lost = 0  # events that were dropped and not told of yet
         self._input = LineBuffer(MAX_REQUEST)
         self._output = bytearray()
@@ -128,7 +136,7 @@ class Peer:
         self._connection.close()
         self._output.clear()
         self.closed.set_result(None)
-        if self._attending and self.task is not None:
+        if self.attending and self.task is not None:
             self.task.cancel()
 
     def _watch_input(self, wanted: bool) -> None:
@@ -152,7 +160,7 @@ class Peer:
             self._input.feed(data)
         else:
             self._ended = True
-        if self._attending and (self._ended or len(self._input) > MAX_REQUEST):
+        if self.attending and (self._ended or len(self._input) > MAX_REQUEST):
             self.drop()  # it has gone; or it sends without end, and its going would not be seen behind that
             return
         self._proceed()
@@ -197,8 +205,12 @@ class Peer:
                 known=sorted(self._instructions),
             )
             return
+        attending = kind in self._attended
+        if attending and sum(peer.attending for peer in self._peers) >= MAX_ATTENDED:
+            self._fail("too-many-clients", f"{MAX_ATTENDED} clients have asked for {kind} already; end one")
+            return
         self._disarm()
-        self._attending = kind in self._attended
+        self.attending = attending
         self.task = self._loop.create_task(self._run(str(kind), instruction, request))
         self._running.add(self.task)
         self.task.add_done_callback(self._done)
@@ -225,7 +237,7 @@ class Peer:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self.task = None
-        self._attending = False
+        self.attending = False
         if not task.cancelled() and task.exception() is not None:
             self.drop()  # neither a result nor an error, as when the program exits: the client sees the end
             return

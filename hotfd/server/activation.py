@@ -76,7 +76,7 @@ def _names(parsed: tuple[int, Any], sock: socket.socket) -> bool:
     family, address = parsed
     name = sock.getsockname()
     if family == socket.AF_UNIX:
-        return sock.family == family and os.fsdecode(name) == address
+        return sock.family == family and os.path.realpath(os.fsdecode(name)) == os.path.realpath(address)
     if sock.family not in {socket.AF_INET, socket.AF_INET6} or address[1] not in {0, name[1]}:
         return False
     if sock.family == family:

@@ -47,6 +47,9 @@ class Mover(Protocol):
     def left_boundary(self, session: Session) -> None:
         """A fenced session is to end here, or its handler was woken by somebody else."""
 
+    def grown(self, session: Session) -> None:
+        """A connection has joined a gated session."""
+
     def appeared(self, session: Session) -> None:
         """A connection has left a shared session, and is one by itself now."""
 
@@ -164,7 +167,7 @@ class Connection(Generic[S]):
         self._task: asyncio.Task[None] | None = None
         self._scope: Scope | None = None
         self._helper_scope: Scope | None = None
-        self._helpers: set[asyncio.Task[Any]] = set()
+        self._helpers: dict[asyncio.Task[Any], bool] = {}  # whether it has been cancelled
         self._helpers_stopped = False
         self._awaited: asyncio.Task[Any] | None = None
         self._items: deque[tuple[int, Any]] = deque()
@@ -252,9 +255,11 @@ class Connection(Generic[S]):
         self._awaited = task
         task.add_done_callback(lambda _: self._wake())
         try:
-            while not task.done() or (task.cancelled() and self._helpers_stopped):
+            while not task.done() or self._stopped(task):
                 await self._park()
                 self._check_owner()
+                if self._stopped(task) and self._stream.life is not Life.OPEN:
+                    raise ConnectionClosed("the connection was closed while it was to move, and what it waits for is over")
             self._touch()
             return task.result()
         finally:
@@ -434,27 +439,29 @@ class Connection(Generic[S]):
                 rooms.wait(self)
                 await self._park()
                 self._check_owner()
-                while self._gated:  # nothing new is given to it; it moves, or goes on when the gate opens
-                    await self._park()
+                while self._gated and self._stream.life is Life.OPEN:
+                    await self._park()  # nothing new is given to it; it moves, or goes on when the gate opens
                     self._check_owner()
-                if self._stream.life is not Life.OPEN or isinstance(self._stream.error, OSError):
+                if self._stream.over:
                     raise ConnectionClosed("the connection was lost while it waited for a session")
         finally:
-            self._joining = None
             rooms.forget(self, key)
+            if not self.handed_off:  # then the wish is its next handler's, here too if it comes back
+                self._joining = None
         return self._session
 
     async def leave(self) -> None:
         """Leave the shared session; the connection is one by itself again. Without one, nothing changes.
 
-        A shared session that its last connection has left is over, and its state gone.
+        A shared session that its last connection has left is over, and its state gone. A connection that is over has
+        left already.
 
         Raises:
             HandedOff, ConnectionMoved: the connection has moved, as for :meth:`send`.
         """
         if not self._clear or self._stream.fenced:
             await self._may_write()
-        if self._session.shared:
+        if self._session.shared and self in self._session.connections:
             self._keeper.rooms.leave(self)
 
     @property
@@ -522,12 +529,12 @@ class Connection(Generic[S]):
         if self._helper_scope is None:
             self._helper_scope = Scope(self._maybe_boundary)
         task = self._helper_scope.run(coroutine, name)
-        self._helpers.add(task)
+        self._helpers[task] = False
         task.add_done_callback(self._helper_done)
         return task
 
     def _helper_done(self, task: asyncio.Task[Any]) -> None:
-        self._helpers.discard(task)
+        del self._helpers[task]
         if not self._helpers:
             self._maybe_boundary()
 
@@ -602,7 +609,11 @@ class Connection(Generic[S]):
 
     def _awaited_has_result(self) -> bool:
         task = self._awaited
-        return task is not None and task.done() and not (task.cancelled() and self._helpers_stopped)
+        return task is not None and task.done() and not self._stopped(task)
+
+    def _stopped(self, task: asyncio.Task[Any]) -> bool:
+        """Whether what the handler waits for was cancelled for a handoff: it waits anew when it starts again."""
+        return task.cancelled() and self._helpers_stopped
 
     def _maybe_boundary(self) -> None:
         if (self._gated or self._session.stale) and not self.handed_off:
@@ -658,16 +669,24 @@ class Connection(Generic[S]):
         return self._items
 
     def _stop_helpers(self) -> bool:
-        if self._helpers:
-            self._helpers_stopped = True
-            for task in self._helpers:
+        """Cancel the helpers, each once: a second time would break off how it ends. True when none is left."""
+        for task, cancelled in self._helpers.items():
+            if not cancelled:
+                self._helpers[task] = self._helpers_stopped = True
                 task.cancel()
         return not self._helpers and not (self._helper_scope and self._helper_scope.tasks)
+
+    @property
+    def _helpers_end(self) -> bool:
+        """Whether a helper that was cancelled has not ended yet."""
+        return any(self._helpers.values())
 
     def _hand_off(self) -> None:
         """The connection has moved: unwind the handler."""
         self.handed_off = True
         self._clear = False
+        if self._joining is not None:
+            self._keeper.rooms.forget(self, self._joining[0])
         if self._timers is not None:
             self._timers.moved()
         self._session.moved()

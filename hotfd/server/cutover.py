@@ -40,6 +40,7 @@ from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
 
 if TYPE_CHECKING:
+    from hotfd.report import Outcome
     from hotfd.server.engine import Engine
     from hotfd.server.options import Identity, Options
     from hotfd.server.session import Session
@@ -266,6 +267,9 @@ class Cutover:
         new_pid = self.new_pid
         if self._successor is not None:
             await self._successor.end(at_once=False, code="dry-run", detail="the dry run is over")
+        if self.identity.together and prediction.sessions["kept"]:
+            code = prediction.sample.laggards[0].code
+            return self._undone("rolled-back", prediction, new_pid, f"{code}: a session cannot move, and all must together")
         return self.journal.close(_outcome(prediction), prediction, new_pid=new_pid, reason=None)
 
     # -- moving --------------------------------------------------------------------------------------
@@ -335,6 +339,11 @@ class Cutover:
         """A gated session may be at its boundary."""
         if self._moving is not None:
             self._moving.at_boundary(session)
+
+    def grown(self, session: Session) -> None:
+        """A connection has joined a gated session."""
+        if self._moving is not None:
+            self._moving.grown(session)
 
     def appeared(self, session: Session) -> None:
         """A connection has left a shared session."""
@@ -443,10 +452,13 @@ class Cutover:
         finally:
             if not self.engine.stopping:
                 self.engine.start_accepting()
+        reason = f"{refusal.code}: {refusal.detail}"
+        return self._undone("rolled-back" if started else "refused", tally, new_pid, reason)
+
+    def _undone(self, outcome: Outcome, tally: Tally, new_pid: int | None, reason: str) -> Report:
         for counter in (tally.sessions, tally.connections):
             counter["moved"] = counter["kept"] = 0  # nothing has moved, and what stays is no exception
-        reason = f"{refusal.code}: {refusal.detail}"
-        return self.journal.close("rolled-back" if started else "refused", tally, new_pid=new_pid, reason=reason)
+        return self.journal.close(outcome, tally, new_pid=new_pid, reason=reason)
 
     async def _end_successor(self, refusal: HandoffRefused) -> None:
         """End the new process. What is open goes on at once if the revocation can be queued."""

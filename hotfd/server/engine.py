@@ -240,6 +240,7 @@ class Engine:
         session.end_timers()
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
+            session.over()
             self.rooms.gone(session, over=True)
         if self.mover is not None:
             self.mover.at_boundary(session)
@@ -259,11 +260,11 @@ class Engine:
         """Serve a session with fresh handlers: the old ones have unwound, or have lost their helpers.
 
         Returns:
-            the session as it is from here on. One that is about to end only goes on until it does.
+            the session as it is from here on. One of which a connection is about to end goes on until it has ended.
         """
         if any(connection._act_later is not None for connection in session.connections):
             self.resume(session)
-            return session
+            return self.renew_soon(session) if session.connections and session.disturbed else session
         session.fence()
         renewed = renew(session, self.framing, self)
         self.adopt([renewed])  # in the place of the old one, whose id it has
@@ -282,6 +283,7 @@ class Engine:
             session.stale
             and not session.gated
             and self.sessions.get(session.id) is session
+            and not session.helpers_end
             and session.obstacle() is None
             and session.stop_helpers()
         ):

@@ -55,6 +55,7 @@ class Gate:
         self._reluctant: list[Session] = []  # with undelivered bytes, which the new framing would misread
         self._resting: dict[Session, asyncio.TimerHandle] = {}  # open again; asked again later
         self._limits: dict[Session, asyncio.TimerHandle] = {}  # for how long a shared one is gated yet
+        self._unlimited: set[Session] = set()  # gated as long as all are
         self._backoff: dict[Session, float] = {}
 
     @property
@@ -93,8 +94,15 @@ class Gate:
             return
         self._waiting[session] = None
         session.gate(True)
+        if together:
+            self._unlimited.add(session)
         self.at_boundary(session)
-        if session in self._waiting and len(session.connections) > 1 and not together:
+        self.grown(session)
+
+    def grown(self, session: Session) -> None:
+        """A gated session is one of several connections, or may be now: they do not hold one another up for long."""
+        limited = session in self._limits or session in self._unlimited
+        if session in self._waiting and len(session.connections) > 1 and not limited:
             self._limits[session] = self._loop.call_later(GATE_LIMIT, self._too_busy, session)
 
     def _too_busy(self, session: Session) -> None:
@@ -127,6 +135,8 @@ class Gate:
         if not session.connections:
             self._answered(session)
             self._on_change()
+        elif session.helpers_end:
+            return
         elif session.obstacle() is None and session.stop_helpers() and session.obstacle() is None:
             self._answered(session)
             self._ready[session] = None
@@ -134,6 +144,7 @@ class Gate:
 
     def _answered(self, session: Session) -> None:
         del self._waiting[session]
+        self._unlimited.discard(session)
         if (limit := self._limits.pop(session, None)) is not None:
             limit.cancel()
 
@@ -161,10 +172,18 @@ class Gate:
     def take_all_ready(self) -> list[Session] | None:
         """Take all sessions, if every one of them still stands at its boundary; else None."""
         sessions = [session for session in self._ready if session.connections]
-        if self._waiting or any(session.obstacle() is not None for session in sessions):
+        if self._waiting or not self.all_at_rest(sessions):
             return None
         self._ready.clear()
         return sessions
+
+    def all_at_rest(self, sessions: list[Session]) -> bool:
+        """Whether these are all sessions that there are, and each stands at its boundary still.
+
+        Who leaves a shared session, or makes one, is in a session that nobody has asked.
+        """
+        asked = set(sessions)
+        return all(session in asked and session.obstacle() is None for session in self._engine.sessions.values())
 
     # -- giving up -----------------------------------------------------------------------------------
 
@@ -195,7 +214,14 @@ class Gate:
     def _forget(self) -> None:
         for timer in (*self._resting.values(), *self._limits.values()):
             timer.cancel()
-        for collection in (self._waiting, self._reluctant, self._resting, self._limits, self._backoff):
+        for collection in (
+            self._waiting,
+            self._reluctant,
+            self._resting,
+            self._limits,
+            self._unlimited,
+            self._backoff,
+        ):
             collection.clear()
 
     def reopen_each(self, sessions: Iterable[Session]) -> None:

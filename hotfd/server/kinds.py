@@ -38,6 +38,7 @@ class Kinds:
         self._home = home
         self._declared: dict[str, Declared] = {}
         self._codecs: dict[str, Codec[Any]] = {}
+        self._aliases: dict[str, str] = {}  # what other processes call them by
         self.name(None)
         for entry in declared:
             self.name(entry)
@@ -54,13 +55,15 @@ class Kinds:
             self._declared[name] = declared
         return name
 
-    def codec(self, name: str) -> Codec[Any]:
-        """Return the codec of a kind that this or another process has named.
+    def canonical(self, name: str) -> str:
+        """Return the name by which this program knows a kind that another process has named.
+
+        A class keeps its sessions when a new version defines it in another module.
 
         Raises:
             StateError: the program has no such class.
         """
-        if name not in self._codecs:
+        if name not in self._codecs and name not in self._aliases:
             found = self._find(name)
             if found is None:
                 raise StateError(
@@ -68,9 +71,12 @@ class Kinds:
                     "is the state of shared sessions, and this program has no such class; keep it at module level, "
                     "or name it in session_states=",
                 )
-            self._codecs[name] = Codec.of(found)
-            self._declared[name] = found
-        return self._codecs[name]
+            self._aliases[name] = self.name(found)
+        return self._aliases.get(name, name)
+
+    def codec(self, name: str) -> Codec[Any]:
+        """Return the codec of a kind that this or another process has named; raises as :meth:`canonical`."""
+        return self._codecs[self.canonical(name)]
 
     def _find(self, name: str) -> type[Any] | None:
         module, _, qualname = name.partition(":")

@@ -80,7 +80,10 @@ class Item:
             return []
         owners: list[Session | Connection[Any]] = [self.session, *self.session.connections]
         return [
-            *((len(connection._undelivered_items()), connection._joining) for connection in self.session.connections),
+            *(
+                (len(connection._undelivered_items()), connection._joining, connection._act_later)
+                for connection in self.session.connections
+            ),
             *(owner._timers.changes if owner._timers is not None else 0 for owner in owners),
         ]
 
@@ -89,7 +92,7 @@ class Item:
         """Whether what was written down is no longer so.
 
         An item has come into a merged queue, or a timeout of the handler's own has woken it and it works, or has
-        begun to join a session; or a timer was set or cancelled.
+        begun to join a session; or a timer was set or cancelled, or a connection is to be closed.
         """
         return self.session is not None and (
             self._what_changes() != self.written_down or self.session.obstacle() is not None
@@ -180,6 +183,10 @@ class Moving:
     def at_boundary(self, session: Session) -> None:
         """A gated session may be at its boundary, or over."""
         self.gate.at_boundary(session)
+
+    def grown(self, session: Session) -> None:
+        """A connection has joined a gated session."""
+        self.gate.grown(session)
 
     def appeared(self, session: Session) -> None:
         """A connection has left a shared session: it moves by itself."""

@@ -51,11 +51,11 @@ def predict(engine: Engine, *, together: bool, writers: Writers | None = None) -
     """
     tally = Tally()
     for session in engine.sessions.values():
-        code = _verdict(engine, session, writers)
+        code, detail = _verdict(engine, session, writers) or (None, "")
         stays = code is not None and code != "state-roundtrip"
         tally.count("kept" if stays else "moved", len(session.connections), code)
         if stays and code is not None:
-            tally.sample.add(session, code, (session.obstacle() or ("", ""))[1])
+            tally.sample.add(session, code, detail)
     if together and tally.sessions["kept"]:
         count = sum(tally.connections.values())
         tally.sessions.update({"kept": tally.sessions.pop("moved", 0)})
@@ -64,31 +64,33 @@ def predict(engine: Engine, *, together: bool, writers: Writers | None = None) -
     return tally
 
 
-def _verdict(engine: Engine, session: Session, writers: Writers | None) -> str | None:
+def _verdict(engine: Engine, session: Session, writers: Writers | None) -> tuple[str, str] | None:
+    """Return the reason code of a session that stays or would not come back exactly, and what that is about."""
     obstacle = session.obstacle()
     if obstacle is not None and obstacle[0] not in {"no-boundary", "ending"}:
-        return obstacle[0]
+        return obstacle
     states = [(engine.codec, connection.state) for connection in session.connections]
     if session.shared:
         states.append((engine.rooms.kinds.codec(session.kind), session.state))
+    difference = None
     for codec, state in states:
         try:
             codec.encode(state)
-            if codec.roundtrips(state) is not None:
-                return "state-roundtrip"
-        except StateError:
-            return "state-encode"
-    return _verdict_of_older_code(session, writers) if writers is not None else None
+        except StateError as error:
+            return "state-encode", str(error)
+        difference = difference or codec.roundtrips(state)
+    stays = _verdict_of_older_code(session, writers) if writers is not None else None
+    return stays or (("state-roundtrip", difference) if difference is not None else None)
 
 
-def _verdict_of_older_code(session: Session, writers: Writers) -> str | None:
+def _verdict_of_older_code(session: Session, writers: Writers) -> tuple[str, str] | None:
     try:
         for connection in session.connections:
             writers.connection(connection.state)
         if session.shared:
             writers.shared(session.kind, session.state)
-    except StateTooNew:
-        return "state-downgrade"
-    except StateError:
-        return "state-encode"
+    except StateTooNew as error:
+        return "state-downgrade", str(error)
+    except StateError as error:
+        return "state-encode", str(error)
     return None

@@ -11,7 +11,6 @@ from hotfd.errors import SessionElsewhere
 from hotfd.server.directory import Directory, Verdict
 from hotfd.server.kinds import NOTHING, Declared, Kinds
 from hotfd.server.session import Session
-from hotfd.server.stream import Life
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +58,7 @@ class Rooms:
         """
         if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY:
             raise ValueError(f"a session's key is a text of 1 to {MAX_KEY} characters")
+        key = str.__str__(key)  # and nothing more: a type derived from it cannot travel
         try:
             key.encode()
         except UnicodeEncodeError:
@@ -108,6 +108,8 @@ class Rooms:
         connection._session = target
         connection._joining = None  # before the gate opens, which may start the handler
         connection._gate(target.gated)
+        if target.gated and self._engine.mover is not None:
+            self._engine.mover.grown(target)
         if self._engine.sessions.get(target.id) is not target:
             self._engine.keep(target)
             self.on_founded(target)
@@ -159,7 +161,7 @@ class Rooms:
         if connection._joining is None:
             return True
         key = connection._joining[0]
-        if connection._stream.life is Life.OPEN:
+        if not connection._stream.over:
             try:
                 if not self.admit(connection):
                     self.wait(connection)
@@ -190,7 +192,6 @@ class Rooms:
             return
         del self._by_key[key]
         if over:
-            session.over()
             self.directory.released(key)
         self.wake(key)
 

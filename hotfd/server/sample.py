@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd.server.awaits import awaited_by
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from hotfd.server.session import Session
 
 SLICE: Final = 512
-"""Sessions that are looked at in one turn of the loop: well below a millisecond, so that nobody waits for it."""
+"""Connections that are looked at in one turn of the loop: well below a millisecond, so that nobody waits for it."""
+
+DESCRIBED: Final = 64
+"""What it costs to describe a connection, with the places where its handler waits, in connections looked at."""
 
 MEMBERS: Final = 8
 """Connections of one session that are told of: enough to know it by, of one that may have thousands."""
@@ -33,10 +37,10 @@ async def sample(engine: Engine, limit: int) -> dict[str, Any]:
     busy: list[dict[str, Any]] = []
     still: deque[Session] = deque()
     total = found = 0
+    pace = _Pace()
     for session in list(engine.sessions.values()):
         total += 1
-        if total % SLICE == 0:
-            await asyncio.sleep(0)
+        await pace.after(1 + len(session.connections))
         if not session.connections:
             continue
         if session.obstacle() is None:
@@ -47,11 +51,31 @@ async def sample(engine: Engine, limit: int) -> dict[str, Any]:
         if len(busy) < limit:
             # Described at once: what its handlers wait for is another thing a turn later.
             busy.append(describe(session))
+            await pace.after(_cost(session))
     described = busy
     while still and len(described) < limit:
         if (session := still.popleft()).connections:
             described.append(describe(session))
+            await pace.after(_cost(session))
     return {"total": total, "busy": found, "sessions": described}
+
+
+class _Pace:
+    """Lets the others have their turn after each :data:`SLICE` of work."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    async def after(self, work: int) -> None:
+        self._done += work
+        if self._done >= SLICE:
+            self._done = 0
+            await asyncio.sleep(0)
+
+
+def _cost(session: Session) -> int:
+    """Return what it took to describe a session, in connections looked at."""
+    return len(session.connections) + DESCRIBED * min(len(session.connections), MEMBERS)
 
 
 def describe(session: Session) -> dict[str, Any]:
@@ -70,7 +94,7 @@ def describe(session: Session) -> dict[str, Any]:
             "listener": connection.listener,
             "awaits": awaited_by(connection._task) if connection._task and connection._obstacle() else [],
         }
-        for connection in _telling_first(session)
+        for connection in _telling_first(session, busy=obstacle is not None)
     ]
     return {
         "id": session.id,
@@ -81,11 +105,14 @@ def describe(session: Session) -> dict[str, Any]:
     }
 
 
-def _telling_first(session: Session) -> list[Any]:
+def _telling_first(session: Session, *, busy: bool) -> list[Any]:
     """Return some of the connections of a session, those that keep it from moving first."""
-    if len(session.connections) <= MEMBERS:
-        return list(session.connections)
-    return sorted(session.connections, key=lambda connection: connection._obstacle() is None)[:MEMBERS]
+    members = list(session.connections)
+    if not busy or len(members) <= MEMBERS:
+        return members[:MEMBERS]
+    telling = list(islice((member for member in members if member._obstacle() is not None), MEMBERS))
+    others = (member for member in members if member not in telling)
+    return [*telling, *islice(others, MEMBERS - len(telling))]
 
 
 def _address(peername: Any) -> str:

@@ -37,6 +37,7 @@ class Session:
 
     __slots__ = (
         "_end_callbacks",
+        "_looked_at",
         "_timers",
         "connections",
         "fenced",
@@ -61,6 +62,9 @@ class Session:
         self.fenced_ns = 0
         self._end_callbacks: list[Callable[[], object]] = []
         self._timers: Timers | None = None
+        # Each member that comes to rest asks for all of them. Whom the others waited for last is looked at first, and
+        # the search goes on from there: so thousands of members that come to rest one by one are not looked at each time.
+        self._looked_at = 0
 
     def __repr__(self) -> str:
         return f"<Session {self.id} of {len(self.connections)} connections>"
@@ -191,9 +195,11 @@ class Session:
         Returns:
             None at a boundary; else a reason code and what it is about, for people.
         """
-        for connection in self.connections:
-            found = connection._obstacle()
+        members, count = self.connections, len(self.connections)
+        for at in range(self._looked_at, self._looked_at + count):
+            found = members[at % count]._obstacle()
             if found is not None:
+                self._looked_at = at % count
                 return found
         if self._timers is not None and (busy := self._timers.busy()):
             return "handler-tasks", ", ".join(busy)
@@ -203,6 +209,16 @@ class Session:
         """Cancel what may be cancelled at a boundary; True when nothing of it is left."""
         stopped = [connection._stop_helpers() for connection in self.connections]
         return all(stopped)
+
+    @property
+    def helpers_end(self) -> bool:
+        """Whether a helper that was cancelled has not ended yet: then there is no boundary, and it tells of its end."""
+        members, count = self.connections, len(self.connections)
+        for at in range(self._looked_at, self._looked_at + count):
+            if members[at % count]._helpers_end:
+                self._looked_at = at % count
+                return True
+        return False
 
     def fence(self) -> None:
         """Neither read nor write any connection from here on."""

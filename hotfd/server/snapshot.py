@@ -170,7 +170,7 @@ def restore(
         the session, with streams that do not read yet.
     """
     head = bundle.record
-    session = Session(head.id, head.key, head.kind, states.shared)
+    session = Session(head.id, head.key, keeper.rooms.kinds.canonical(head.kind), states.shared)
     if head.timers:
         session._have_timers().bring(head.timers)
     for record, fd, state in zip(bundle.connections, bundle.descriptors, states.connections, strict=True):

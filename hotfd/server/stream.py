@@ -185,6 +185,11 @@ class Stream:
         """Whether no frame will come after those at hand."""
         return self.end_of_stream or self.error is not None or self.life is not Life.OPEN
 
+    @property
+    def over(self) -> bool:
+        """Whether the connection is closed here, or lost."""
+        return self.life is not Life.OPEN or isinstance(self.error, OSError)
+
     def take(self) -> bytes:
         """Return the payload of the next frame; it is delivered by this."""
         spans, buffer, at = self._spans, self._buffer, self._next

@@ -324,7 +324,7 @@ def _name_of(callback: Callable[..., object]) -> str:
 def _checked(name: str) -> str:
     if not 0 < len(name) <= MAX_TIMER_NAME:
         raise ValueError(f"a timer's name has 1 to {MAX_TIMER_NAME} characters, not {len(name)}")
-    return name
+    return str.__str__(name)  # and nothing more: a type derived from it cannot travel
 
 
 def _check_same(name: str, before: Timer | None, callback: Callable[..., object]) -> None:

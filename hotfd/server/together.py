@@ -87,7 +87,7 @@ async def _at_rest(cutover: Cutover, moving: Moving, deadline: float) -> tuple[l
             process = await _exported(cutover)
             # An export that waits gives timeouts and sweepers time to end a session, or to wake its handler.
             left = [session for session in sessions if session.connections]
-            if all(session.obstacle() is None for session in left):
+            if moving.gate.all_at_rest(left):
                 return left, process
         except BaseException:
             await cutover.thaw()

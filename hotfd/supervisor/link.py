@@ -125,10 +125,10 @@ class Link:
         self.close()
 
 
-async def probe(pid: int) -> Probe:
-    """Ask a process for a sign of life: its control endpoint greets from its event loop."""
+async def probe(pid: int, limit: float = PROBE_LIMIT) -> Probe:
+    """Ask a process for a sign of life within ``limit`` seconds: its control endpoint greets from its event loop."""
     try:
-        (await Link.open(pid, PROBE_LIMIT)).close()
+        (await Link.open(pid, limit)).close()
     except Unreachable as error:
         if error.code == "too-many-clients":  # it said so itself
             return Probe.ANSWERED
@@ -138,7 +138,7 @@ async def probe(pid: int) -> Probe:
     return Probe.ANSWERED
 
 
-async def probe_all(pids: set[int]) -> dict[int, Probe]:
-    """Ask several processes at once."""
+async def probe_all(pids: set[int], limit: float = PROBE_LIMIT) -> dict[int, Probe]:
+    """Ask several processes at once, each for ``limit`` seconds."""
     ordered = sorted(pids)
-    return dict(zip(ordered, await asyncio.gather(*map(probe, ordered)), strict=True))
+    return dict(zip(ordered, await asyncio.gather(*(probe(pid, limit) for pid in ordered)), strict=True))

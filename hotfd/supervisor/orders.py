@@ -94,7 +94,7 @@ class Orders(Mapping[str, "Instruction"]):
             "pid": os.getpid(),
             "name": about.pop("name"),
             "role": "supervisor",
-            "generation": min((status.get("generation", 1) for status in each), default=1),
+            "generation": min((status["generation"] for status in each if "generation" in status), default=1),
             "state": self._service.state,
             "listeners": listeners,
             "connections": sum(status.get("connections", 0) for status in each),
@@ -119,9 +119,12 @@ class Orders(Mapping[str, "Instruction"]):
             raise HandoffRefused("handoff-in-progress", "a handoff of this service runs; wait for its end")
         self._updating = True
         try:
+            named = request.get("worker") is not None
             chosen = self._chosen(request)
             if len(self._service.workers) == 1:
                 return await self._hand_over(chosen[0], request, emit)
+            if not named:  # one that has ended by itself stays so, and must not keep the others from being replaced
+                chosen = [worker for worker in chosen if worker.phase is not Phase.OVER]
             return await self._hand_over_all(chosen, request, emit, all_at_once=all_at_once)
         finally:
             self._updating = False
@@ -284,6 +287,8 @@ async def _exchange(pid: int, request: dict[str, Any], emit: Emit) -> Any:
         raise HandoffRefused(error.code, error.detail) from None
     except ServerGone as error:
         raise _Gone("old-exited", error.detail) from None
+    except OSError as error:
+        raise HandoffRefused("descriptor-limit", f"the supervisor cannot reach process {pid}: {error.strerror}") from None
     raise AssertionError("a request ends with a result or an error")
 
 
@@ -305,7 +310,7 @@ async def _status(worker: Worker) -> dict[str, Any]:
     try:
         async with await Link.open(worker.server, ANSWER_LIMIT) as link:
             return {**known, **await link.ask({"type": "status"}, ANSWER_LIMIT)}
-    except (RequestFailed, ServerGone, Unreachable) as error:
+    except (RequestFailed, ServerGone, Unreachable, OSError) as error:
         return {**known, "state": "no answer", "error": str(error)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ _MAX_DEPTH = 64
 """Ancestors that are looked at; a chain of parents is short, and /proc may change while it is read."""
 
 _DEAD = frozenset({"Z", "X", "x"})  # states of a process that has exited; proc_pid_stat(5)
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # says something of the machine, and not of a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,9 @@ def descendants() -> list[Descendant]:
 
     This process is a subreaper (prctl(2)): whatever loses its parent becomes its child, so nothing that it
     has started, at any depth, is missing here.
+
+    Raises:
+        OSError: it cannot be known now, for want of descriptors or memory.
     """
     children: dict[int, list[Descendant]] = {}
     for found in _all():
@@ -48,7 +54,11 @@ def descendants() -> list[Descendant]:
 
 
 def descendant(pid: int) -> Descendant | None:
-    """Return a process if it lives below this one; for who is asked about often, and by strangers."""
+    """Return a process if it lives below this one; for who is asked about often, and by strangers.
+
+    Raises:
+        OSError: as :func:`descendants`.
+    """
     found = parent = _look(pid)
     for _ in range(_MAX_DEPTH):
         if parent is None:
@@ -57,6 +67,15 @@ def descendant(pid: int) -> Descendant | None:
             return found
         parent = _look(parent.parent)
     return None
+
+
+def lives(pid: int) -> bool:
+    """Return whether a process lives; one that waits to be reaped does not.
+
+    Raises:
+        OSError: as :func:`descendants`.
+    """
+    return _look(pid) is not None
 
 
 def _all() -> Iterator[Descendant]:
@@ -70,7 +89,9 @@ def _look(pid: int) -> Descendant | None:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name may hold spaces and parentheses: fields are counted from the last one, which ends it.
             state, parent, group = file.read().rpartition(b")")[2].split()[:3]
-    except OSError:
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
         return None  # it has ended
     return None if state.decode() in _DEAD else Descendant(pid, int(parent), int(group))
 

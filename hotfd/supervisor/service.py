@@ -69,12 +69,24 @@ class Service:
         return set().union(*(worker.doubtful for worker in self.workers.values()))
 
     @property
+    def questioned(self) -> set[int]:
+        """The servers whose signs of life the manager's watchdog is about.
+
+        Not those that hand over: one that hangs there is ended, and its successor serves on. A manager that ended
+        the service first would end both.
+        """
+        workers = self.workers.values()
+        return {w.server for w in workers if w.server is not None and w.phase is not Phase.HANDING_OVER}
+
+    @property
     def state(self) -> str:
-        """The state of the service in a word: the worst that any worker is in."""
+        """The state of the service in a word: the worst that any worker is in, of those that are not over."""
         if self.stopping:
             return "stopping"
+        if self.over:
+            return Phase.OVER.value
         phases = {worker.phase for worker in self.workers.values()}
-        worst = (Phase.OVER, Phase.WAITING, Phase.BEREAVED, Phase.IDLE, Phase.STARTING, Phase.HANDING_OVER)
+        worst = (Phase.WAITING, Phase.BEREAVED, Phase.IDLE, Phase.STARTING, Phase.HANDING_OVER)
         return next((phase.value for phase in worst if phase in phases), Phase.SERVING.value)
 
     @property
@@ -152,7 +164,7 @@ class Service:
         return [Notify(("WATCHDOG=1",))] if well else []
 
     def _is_well(self, worker: Worker, answered: Collection[int], now: float) -> bool:
-        if worker.server is not None:
+        if worker.server in self.questioned:
             return worker.server in answered
         if worker.phase is Phase.STARTING:
             return now - self._started.get(worker.number, now) < START_PATIENCE
@@ -199,7 +211,7 @@ class Service:
             return []
         workers = self.workers.values()
         if not self._announced:
-            if not all(worker.ready for worker in workers):
+            if not all(worker.ready or worker.phase is Phase.OVER for worker in workers):
                 return []
             self._announced = True
             return [Notify(("READY=1", self._status()))]

@@ -55,7 +55,10 @@ def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], sock
     Raises:
         CannotStart: it cannot be executed; nothing is left over.
     """
-    told, tell = os.pipe2(os.O_CLOEXEC)
+    try:
+        told, tell = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise CannotStart(NOT_EXECUTABLE, f"no pipe can be made: {error.strerror}") from error
     # Until it has reset them, a signal in the child would run the parent's handlers, and wake the parent's loop.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:

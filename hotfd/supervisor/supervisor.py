@@ -60,6 +60,9 @@ STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 PASSED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGALRM, signal.SIGVTALRM)
 """Signals that are the servers' business: they mean what the program makes of them."""
 
+LOOK_AGAIN: Final = 0.2
+"""Seconds after which the end of a server is judged again, when there was no descriptor to see who is left with."""
+
 MAX_STRANGERS: Final = 64
 """Processes of other services that are logged when they speak to this one."""
 
@@ -98,11 +101,13 @@ class Supervisor:
             the exit status.
 
         Raises:
-            OSError, ValueError: an address cannot be listened on.
+            OSError, ValueError: an address cannot be listened on, or the pid file is another supervisor's.
+            HandoffRefused: a handoff is said to have started this process, and its channel is not there.
         """
         prctl.set_child_subreaper(1)
         async with AsyncExitStack() as stack:
             if self._pidfile is not None:
+                self._pidfile.check()
                 stack.callback(self._pidfile.remove)
             self._inbox = Inbox(self._heard)
             stack.callback(self._inbox.close)
@@ -251,8 +256,13 @@ class Supervisor:
         if worker is None:
             self._stranger_exited(pid)
             return
+        try:
+            heirs = self._family.heirs(worker) if pid == worker.server else set()
+        except OSError as error:  # a guess might start a server beside one that lives
+            log.event(logging.CRITICAL, "processes-unseen", reason=error.strerror)
+            self._loop.call_later(LOOK_AGAIN, self._exited, pid, status)
+            return
         self._tidy_up_after(pid)
-        heirs = self._family.heirs(worker) if pid == worker.server else set()
         event = partial(Worker.exited, pid=pid, status=status, heirs=heirs, now=self._loop.time())
         self._tell(worker.number, event)
 
@@ -275,7 +285,7 @@ class Supervisor:
             return
         number, now = worker.number, self._loop.time()
         if (main := systemd.number(said.get("MAINPID"))) is not None:
-            if self._family.worker_of(main) is worker:
+            if self._family.names_successor(worker, pid, main):
                 self._tell(number, partial(Worker.succeeded, new=main, now=now))
             else:
                 log.event(logging.WARNING, "notify-ignored", pid=pid, reason="MAINPID is not of this service")

@@ -64,8 +64,8 @@ class Vigil:
         """Tell the manager twice in each interval that all is well, while the servers' control sockets answer."""
         due = self._loop.time()
         while True:
-            servers = {worker.server for worker in self._service.workers.values()}
-            answered = answers(await probe_all({pid for pid in servers if pid is not None}))
+            # A later answer would be too late, and must not hold up the next question.
+            answered = answers(await probe_all(self._service.questioned, min(PROBE_LIMIT, interval / 2)))
             self._do(self._service.alive(answered, self._loop.time()))
             due = max(due + interval / 2, self._loop.time())
             await asyncio.sleep(due - self._loop.time())
@@ -83,5 +83,5 @@ async def _serves(pid: int) -> bool:
         async with await Link.open(pid, PROBE_LIMIT) as link:
             status = await link.ask({"type": "status"}, PROBE_LIMIT)
             return isinstance(status, dict) and status.get("state") == "serving"
-    except (RequestFailed, ServerGone, Unreachable):
+    except (RequestFailed, ServerGone, Unreachable, OSError):  # the last: no descriptors here; it is asked again
         return False

@@ -241,7 +241,8 @@ class Worker:
             self.root = None
         if not mattered:
             return self._settle(now)
-        self.status = self._meaning_of(status)
+        if pid not in self.heirs or not self.status:  # an heir's end does not make its predecessor's death meant
+            self.status = self._meaning_of(status)
         self.heirs.discard(pid)
         if pid == self.server:
             self.server = None

@@ -108,6 +108,9 @@ class Mover:
     def left_boundary(self, session: Session) -> None:
         """A session that is being moved wants to end; it does when it has arrived."""
 
+    def grown(self, session: Session) -> None:
+        """A connection has joined a gated session: that comes to rest, or lets go, as before."""
+
     def appeared(self, session: Session) -> None:
         """A session is there that was not: a newcomer's, that of who has left a shared one, or a shared one."""
         name = f"connection {self._by_id[session.connections[0].id].number}"

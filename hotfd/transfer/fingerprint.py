@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -139,11 +139,15 @@ def _unchanged_outside(path: str, mark: Mark) -> bool:
     return (now.st_size, now.st_mtime_ns, now.st_ino) == (mark.size, mark.changed_ns, mark.inode)
 
 
-def loaded_files(origin: Origin) -> list[tuple[str, str]]:
-    """Return what this process has loaded so far, to be marked by :func:`read`; on another thread if need be.
+def loaded_files(
+    origin: Origin, modules: Mapping[str, object] | None = None, without: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Return what this process has loaded, to be marked by :func:`read`; on another thread if need be.
 
     Args:
         origin: what it was started with.
+        modules: what is loaded; by default what is by now.
+        without: modules that are not asked about, nor the distributions that they are from.
 
     Returns:
         path and distribution name of each file; the name is empty for files that stand for themselves.
@@ -155,13 +159,15 @@ def loaded_files(origin: Origin) -> list[tuple[str, str]]:
         found[os.path.join(origin.directory, (origin.exact or (sys.executable,))[0])] = ""
     standard, pinned = _standard_directories(), _pinned(origin)
     names: set[str] = set()
-    for name, module in list(sys.modules.items()):
+    for name, module in (dict(sys.modules) if modules is None else modules).items():
+        if name in without:
+            continue
         names.add(name.partition(".")[0])
         path = _file_of(module)
         if path is not None and not _is_standard(path, standard):
             found[_lasting(os.path.join(origin.directory, path), pinned)] = ""
     for site in dict.fromkeys(_lasting(entry, pinned) for entry in sys.path if os.path.basename(entry) in _SITES):
-        found.update(_distributions(site, names))
+        found.update(_distributions(site, names.difference(without), doubtful=not without))
     return list(found.items())
 
 
@@ -247,8 +253,8 @@ def _lasting(path: str, pinned: tuple[str, ...]) -> str:
     return os.path.realpath(path) if real else path
 
 
-def _distributions(site: str, loaded: set[str]) -> Iterator[tuple[str, str]]:
-    """Find the distributions of a directory of which something is loaded; in doubt, it is."""
+def _distributions(site: str, loaded: set[str], *, doubtful: bool = True) -> Iterator[tuple[str, str]]:
+    """Find the distributions of a directory of which something is loaded; in doubt, it is if ``doubtful``."""
     try:
         entries = sorted(os.listdir(site))
     except OSError:
@@ -262,7 +268,7 @@ def _distributions(site: str, loaded: set[str]) -> Iterator[tuple[str, str]]:
         if listed is None:
             continue
         names = _top_levels(directory)
-        if names is None or not names.isdisjoint(loaded):
+        if doubtful if names is None else not names.isdisjoint(loaded):
             yield listed, " ".join(stem.split("-")[:2])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -34,12 +35,20 @@ def parse(spec: str) -> tuple[int, Any]:
     if not separator or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"{spec!r} is no listen address; give HOST:PORT, [IPV6]:PORT or unix:PATH")
     if host.startswith("[") and host.endswith("]"):
-        return socket.AF_INET6, (host[1:-1], int(port))
+        return socket.AF_INET6, (_canonical(host[1:-1]), int(port))
     if ":" in host:
         raise ValueError(f"{spec!r}: an IPv6 address stands in brackets, as in [::1]:7000")
     infos = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     infos.sort(key=lambda info: info[0] != socket.AF_INET)
     return infos[0][0], infos[0][4]
+
+
+def _canonical(host: str) -> str:
+    """Return an IPv6 address as getsockname(2) writes it; what is none stays as it is, for bind(2) to judge."""
+    try:
+        return str(ipaddress.IPv6Address(host))
+    except ValueError:
+        return host
 
 
 def listening_socket(spec: str) -> socket.socket:

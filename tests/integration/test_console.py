@@ -427,7 +427,10 @@ def test_wrong_tokens_garbage_endless_lines_and_idle_consoles_leave_the_server_i
         # From processes of their own, so that it is the server that is measured and not this interpreter's lock.
         source = (
             "import socket, sys, os\n"
-            "payload = {'guess': b'wrong token\\n' * 3, 'garbage': os.urandom(5000), 'endless': b'x' * 10_000_000}\n"
+            "payload = {\n"
+            "    'guess': b'wrong token\\n' * 3, 'garbage': os.urandom(5000), 'endless': b'x' * 10_000_000,\n"
+            "    'empty': b'\\n' * 10_000_000, 'erased': b'x\\b' * 5_000_000,\n"
+            "}\n"
             "while True:\n"
             "    try:\n"
             "        with socket.create_connection(('127.0.0.1', int(sys.argv[1])), timeout=2) as sock:\n"
@@ -436,7 +439,7 @@ def test_wrong_tokens_garbage_endless_lines_and_idle_consoles_leave_the_server_i
             "            while sock.recv(65536): pass\n"
             "    except OSError: pass\n"
         )
-        for kind in ("guess", "garbage", "endless"):
+        for kind in ("guess", "garbage", "endless", "empty", "erased"):
             attacker = subprocess.Popen([sys.executable, "-c", source, str(service.port), kind])
             stack.callback(attacker.wait)
             stack.callback(attacker.kill)

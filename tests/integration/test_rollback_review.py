@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.integration import harness
 from tests.integration.releases import (
     QUICK,
+    TAGS,
     history,
     point,
     release,
@@ -139,3 +141,75 @@ def test_all_at_once_says_nothing_to_a_server_that_is_alone(tmp_path: Path, word
         done = harness.hotfd(word, "--pid", str(service.pid), "--json", *QUICK, "--all-at-once")
         service.outcome(done, 0)
         assert len(history(service)["generations"]) == 3
+
+
+def install(site: Path, version: str) -> None:
+    """Do what pip does to a package that is there in another version."""
+    for before in site.glob("*.dist-info"):
+        shutil.rmtree(before)
+    record = site / f"dep-{version}.dist-info" / "RECORD"
+    record.parent.mkdir(parents=True)
+    record.write_text(f"dep/__init__.py,sha256={version},9\n")
+    (site / "dep").mkdir(exist_ok=True)
+    (site / "dep/__init__.py").write_text(f"V = {version!r}\n")
+
+
+def test_a_package_that_was_upgraded_between_two_versions_can_be_put_back(tmp_path: Path) -> None:
+    site = tmp_path / "site-packages"
+    install(site, "1.0")
+    for name in ("v1", "v2"):
+        release(tmp_path, name, more="import dep", join="import colorsys")
+    point(tmp_path, "v1")
+    with running(tmp_path, PYTHONPATH=f"{harness.ROOT}:{site}") as service, talking(service) as (client,):
+        client.say("x")
+        install(site, "2.0")
+        point(tmp_path, "v2")
+        service.handoff(*QUICK)
+        report = rollback(service, expect=1)
+        assert report["reason"].startswith("same-code: the distribution dep 1.0 (")
+        install(site, "1.0")
+        rollback(service)
+        assert client.say("x").startswith("v1 ")
+
+
+SHARED = """, cutover="together", export_state=lambda: 1, import_state=lambda value: None"""
+
+
+def test_a_dry_run_of_sessions_that_move_together_predicts_that_none_does(tmp_path: Path) -> None:
+    old, new = {"options": SHARED}, {"options": SHARED, "version": 2, "state": TAGS}
+    with two_versions(tmp_path, old, new, count=2) as (service, clients):
+        clients[0].say("tags=x")
+        predicted, done = rollback(service, "--dry-run=deep", expect=1), rollback(service, expect=1)
+        for report in (predicted, done):
+            assert report["outcome"] == "rolled-back"
+            assert report["reason"].startswith("state-downgrade: ")
+            assert report["reasons"] == {"state-downgrade": 1}
+            assert report["connections"] == {"moved": 0, "kept": 0, "returned": 0, "closed": 0}
+        assert (predicted["dry_run"], done["dry_run"]) == (True, False)
+        assert clients[1].say("x").startswith("v2 ")
+
+
+NONSENSE = """
+        tags: str = ""
+        upgrade = classmethod(lambda cls, old, version: cls(old["lines"]))
+
+        @classmethod
+        def downgrade(cls, state, version):
+            if state.tags == "raise":
+                raise ValueError("s3cr3t")
+            made = {"none": None, "object": {"lines": object()}, "more": {"lines": 1, "s3cr3t": 2}}
+            return made.get(state.tags, {"lines": state.lines})
+"""
+
+
+def test_a_dry_run_names_what_stands_in_the_way_as_the_rollback_itself_does(tmp_path: Path) -> None:
+    with two_versions(tmp_path, {}, {"version": 2, "state": NONSENSE}, count=5) as (service, clients):
+        for client, word in zip(clients, ("raise", "none", "object", "more", "fine"), strict=True):
+            client.say(f"tags={word}")
+        predicted = rollback(service, "--dry-run=deep", expect=3)
+        report = rollback(service, expect=3)
+        assert predicted["reasons"] == report["reasons"] == {"state-encode": 4}
+        assert predicted["laggards"] == report["laggards"]
+        assert all(laggard["detail"].startswith("Visitor") for laggard in predicted["laggards"])
+        assert "s3cr3t" not in service.logged() + json.dumps(report)
+        assert [client.say("x").split()[0] for client in clients] == ["v2"] * 4 + ["v1"]

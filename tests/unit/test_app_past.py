@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import os
+import sys
+import types
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from hotfd.app.past import Past
 from hotfd.transfer.process import ORIGIN
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
     from hotfd.transfer.fingerprint import Fingerprint
@@ -70,7 +74,7 @@ def test_names_that_are_no_text_are_told_as_some() -> None:
 def test_a_process_whose_files_cannot_be_marked_serves_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail() -> Fingerprint:
+    def fail(modules: object) -> Fingerprint:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(module, "_mark", fail)
@@ -88,7 +92,7 @@ def test_one_that_never_began_is_closed() -> None:
 def test_marking_that_fails_in_any_way_takes_no_server_down(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail() -> Fingerprint:
+    def fail(modules: object) -> Fingerprint:
         raise ImportError("a module that raises, with a text that is the program's own")
 
     monkeypatch.setattr(module, "_mark", fail)
@@ -96,3 +100,32 @@ def test_marking_that_fails_in_any_way_takes_no_server_down(
         assert told(Past.known).current.fingerprint is None
     assert "ImportError" in caplog.text
     assert "own" not in caplog.text
+
+
+def test_what_is_imported_later_is_marked_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "late.py"
+    source.write_text("")
+
+    async def use(past: Past) -> History:
+        first = (await past.complete()).current.fingerprint
+        assert (await past.complete()).current.fingerprint is first, "nothing was imported, and nothing is looked at"
+        late = types.ModuleType("late")
+        late.__file__ = str(source)
+        monkeypatch.setitem(sys.modules, "late", late)
+        return await past.complete()
+
+    marked = told(use).current.fingerprint
+    assert [mark.path for mark in marked.later] == [os.fsencode(source)]
+
+
+def test_marking_later_that_fails_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(known: Fingerprint, modules: object) -> Fingerprint:
+        raise OSError(24, "Too many open files")
+
+    async def use(past: Past) -> History:
+        await past.complete()
+        monkeypatch.setitem(sys.modules, "late", types.ModuleType("late"))
+        monkeypatch.setattr(module, "_mark_later", fail)
+        return await past.complete()
+
+    assert told(use).current.fingerprint.change() is None

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from hotfd._version import __version__
-from hotfd.cli import advice, probes
+from hotfd.cli import probes
 from hotfd.cli.group import COMMANDS
 from hotfd.cli.probes import Finding, Probe, Seen
+from hotfd.display import advice
 from hotfd.server import preflight
 from tests.unit.control_fakes import hotfd, process, public_directory
 

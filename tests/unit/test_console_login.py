@@ -78,7 +78,10 @@ def test_a_token_of_another_user_is_refused(token: TokenFile) -> None:
         token.read()
 
 
-@pytest.mark.parametrize("text", ["", "short", "x" * 600, "two\nlines-of-a-good-length", "ä" * 20])
+@pytest.mark.parametrize(
+    "text",
+    ["", "short", "x" * 600, "two\nlines-of-a-good-length", "ä" * 20, "which-nobody\x1bcan-type", "with-a\ttabulator-in-it"],
+)
 def test_what_is_no_token_is_refused_and_not_told(token: TokenFile, text: str) -> None:
     Path(token.path).write_text(text)
     with pytest.raises(TokenUnusable) as refused:
@@ -86,10 +89,17 @@ def test_what_is_no_token_is_refused_and_not_told(token: TokenFile, text: str) -
     assert not text or text not in str(refused.value)
 
 
-def test_a_pipe_a_link_and_nothing_are_refused_at_once(tmp_path: Path, token: TokenFile) -> None:
+def test_a_pipe_a_directory_a_link_and_nothing_are_refused_at_once(tmp_path: Path, token: TokenFile) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
+    os.mkdir(tmp_path / "directory", 0o700)
     os.symlink(token.path, tmp_path / "link")
-    for name, problem in (("pipe", "no regular file"), ("link", "symbolic link"), ("nothing", "No such file")):
+    problems = {
+        "pipe": "no regular file",
+        "directory": "no regular file",
+        "link": "symbolic link",
+        "nothing": "No such file",
+    }
+    for name, problem in problems.items():
         with pytest.raises(TokenUnusable, match=problem):
             TokenFile(str(tmp_path / name)).read()
 
@@ -97,8 +107,9 @@ def test_a_pipe_a_link_and_nothing_are_refused_at_once(tmp_path: Path, token: To
 def test_no_descriptor_is_left_open_by_a_token_that_is_refused(token: TokenFile) -> None:
     before = os.listdir("/proc/self/fd")
     os.chmod(token.path, 0o644)
-    with pytest.raises(TokenUnusable):
-        token.read()
+    for file in (token, TokenFile(os.path.dirname(token.path))):
+        with pytest.raises(TokenUnusable):
+            file.read()
     assert os.listdir("/proc/self/fd") == before
 
 

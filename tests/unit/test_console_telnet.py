@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hotfd.console.editing import MAX_LINE, Editor
+from hotfd.console.editing import MAX_KEYS, MAX_LINE, Editor
 from hotfd.console.telnet import (
     DO,
     DONT,
@@ -211,6 +211,16 @@ def test_the_longest_line_is_taken_and_a_longer_one_is_too_much() -> None:
     assert entered(b"x" * MAX_LINE + b"\n") == ["x" * MAX_LINE]
     with pytest.raises(TooMuch):
         entered(b"x" * (MAX_LINE + 1))
+
+
+@pytest.mark.parametrize("key", [b"\0", b"\b", b"\x15", b"\x03", b"x\b", b"\x1b"])
+def test_keys_that_leave_nothing_in_the_line_are_too_much_when_they_never_end(key: bytes) -> None:
+    assert entered(b"x" + key * 500 + b"\x15ok\n")[-1] == "ok"
+    with pytest.raises(TooMuch, match="keys in one line"):
+        entered(key * MAX_KEYS + b"x")
+    editor = Editor()
+    for _ in range(5):  # they are counted anew for each line
+        list(editor.feed(key * (MAX_KEYS // len(key) - 1) + b"\n"))
 
 
 def test_garbage_never_fails_otherwise_and_never_yields_what_drives_a_terminal() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hotfd.console import Console, TokenFile, login, screen, visitor
+from hotfd.console import Console, TokenFile, editing, login, screen, visitor
 from hotfd.errors import HandoffRefused
 from tests.unit.control_fakes import LOOPS, report
 
@@ -457,6 +457,73 @@ def test_a_line_without_end_is_cut_and_the_connection_closed_with_a_word(run: Ru
                     for _ in range(10_000):
                         await flood.types(b"x" * 65536)
                 await flood.goes()
+
+    run(main())
+
+
+def test_no_more_lines_of_a_flood_are_read_than_what_ends_its_connection(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 0
+
+    class Counting(editing.Editor):
+        def _take(self) -> str:
+            nonlocal taken
+            taken += 1
+            return super()._take()
+
+    monkeypatch.setattr(visitor, "Editor", Counting)
+
+    async def main() -> None:
+        async with console(tmp_path) as rig:
+            person = await rig.person()
+            await person.sees("token: ")
+            await person.types(b"\n" * 100_000)
+            assert "more than 32 lines" in await person.sees_the_end()
+            await person.goes()
+
+    run(main())
+    assert taken < 40
+
+
+def test_a_token_file_that_a_directory_has_replaced_lets_nobody_in(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with console(tmp_path) as rig:
+            person = await rig.person()
+            await person.sees("token: ")
+            (tmp_path / "token").unlink()
+            (tmp_path / "token").mkdir(0o700)
+            await person.types(TOKEN)
+            assert "cannot read its token file" in await person.sees_the_end()
+            await person.goes()
+
+    run(main())
+
+
+def test_a_crowd_that_only_connects_throws_nobody_out_who_waits_for_his_verdict(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with console(tmp_path, max_consoles=3) as rig:
+            go_on = asyncio.Event()
+            check = rig.console.login.check
+
+            async def slowly(offered: str) -> bool:
+                await go_on.wait()
+                return await check(offered)
+
+            monkeypatch.setattr(rig.console.login, "check", slowly)
+            operator = await rig.person()
+            await operator.sees("token: ")
+            await operator.types(TOKEN)
+            crowd = []
+            for _ in range(6):
+                crowd.append(await rig.person())
+                await crowd[-1].sees("token: ")
+            go_on.set()
+            await operator.sees("> ")
+            for person in (operator, *crowd):
+                await person.goes()
 
     run(main())
 

@@ -247,6 +247,59 @@ def test_of_200_clients_64_are_served_and_the_others_are_told(run, tmp_path):
     assert all(ended)
 
 
+def test_watchers_leave_places_to_those_who_ask_and_go(run, tmp_path):
+    async def main():
+        until_cancelled.ended = asyncio.Event()
+        instructions = {"watch": until_cancelled, "count": counts}
+        async with listening(tmp_path / "run", instructions, attended={"watch"}) as (served, path):
+            watchers = [(await connect(path))[0] for _ in range(peer.MAX_ATTENDED)]
+            for wire in watchers:
+                await wire.send({"type": "watch"})
+            while len(served._running) < peer.MAX_ATTENDED:
+                await asyncio.sleep(0)
+            one_more, _ = await connect(path)
+            assert (await one_more.ask("watch"))["error"]["code"] == "too-many-clients"
+            assert (await one_more.ask("count", to=0))["result"] == {"counted": 0}
+            await watchers[0].close()
+            while len(served._running) == peer.MAX_ATTENDED:
+                await asyncio.sleep(0)
+            await one_more.send({"type": "watch"})
+            while len(served._running) < peer.MAX_ATTENDED:
+                await asyncio.sleep(0)
+            for wire in (one_more, *watchers[1:]):
+                await wire.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("junk", [b"\n", b"x\n"], ids=["empty", "malformed"])
+def test_a_flood_of_lines_leaves_turns_for_the_others(run, tmp_path, junk):
+    lines, turns, seen = 6400, 0, []
+
+    async def mark(request, emit):
+        seen.append(turns)
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main():
+        async with listening(tmp_path / "run", {"mark": mark}) as (_, path):
+            task = asyncio.ensure_future(others())
+            wire, _ = await connect(path)
+            await wire.send(b'{"type":"mark"}\n' + junk * lines + b'{"type":"mark"}\n')
+            async with asyncio.timeout(30):
+                while len(seen) < 2:
+                    await wire.reader.read(65536)
+            await wire.close()
+            task.cancel()
+
+    run(main())
+    assert seen[1] - seen[0] >= lines // peer.LINES_PER_TURN
+
+
 @pytest.mark.parametrize("dribble", [False, True], ids=["silent", "dribbling"])
 def test_a_client_without_a_complete_request_is_told_and_closed(run, tmp_path, dribble):
     async def main():

@@ -64,8 +64,8 @@ async def test_no_more_are_described_than_were_asked_for() -> None:
     assert (found["busy"], len(found["sessions"])) == (40, 7)
 
 
-async def test_the_others_have_their_turn_while_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SLICE", 10)
+async def turns_during(crowd: Any, limit: int) -> int:
+    """Return how many turns others have while a sample is taken."""
     turns = 0
 
     async def others() -> None:
@@ -75,9 +75,27 @@ async def test_the_others_have_their_turn_while_many_are_looked_at(monkeypatch: 
             await asyncio.sleep(0)
 
     task = asyncio.ensure_future(others())
-    await sample(engine(1000, set()), 5)
+    await sample(crowd, limit)
     task.cancel()
-    assert turns >= 99
+    return turns
+
+
+async def test_the_others_have_their_turn_while_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE", 10)
+    assert await turns_during(engine(1000, set()), 5) >= 99
+
+
+async def test_the_others_have_their_turn_between_the_members_of_large_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 10)
+    rooms = [FakeSession(f"s{n}", *(FakeConnection(f"c{n}-{i}", None) for i in range(20))) for n in range(50)]
+    assert await turns_during(FakeEngine(*rooms), 1) >= 50
+
+
+@pytest.mark.parametrize("busy", [set(), set(range(500))], ids=["idle", "busy"])
+async def test_the_others_have_their_turn_while_many_are_described(busy: set[int]) -> None:
+    assert await turns_during(engine(500, busy), 500) >= 500 * module.DESCRIBED // module.SLICE
 
 
 async def test_sessions_that_end_meanwhile_are_left_out() -> None:

@@ -34,7 +34,7 @@ demo: setup
 
 test: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/check_c.sh
-	@$(BIN)/python -m pytest $(ARGS)
+	@sh scripts/test.sh $(BIN)/python $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -28,6 +28,12 @@ SUPERVISOR_VARIABLE: Final = "HOTFD_SUPERVISOR"
 WORKER_VARIABLE: Final = "HOTFD_WORKER"
 """Environment variable of a server under ``hotfd run``: the number of the worker that it is, from 1."""
 
+WATCHED_BY: Final = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "SYSTEMD_EXEC_PID", "INVOCATION_ID", SUPERVISOR_VARIABLE, WORKER_VARIABLE}
+)
+"""Variables that say who watches a process, and not what it does: a successor has them from whom it succeeds, also
+where it runs what ran before somebody else watched the service."""
+
 NOTIFY_LIMIT: Final = 0.1
 """Seconds to wait for a place in the manager's queue, which has ten (net.unix.max_dgram_qlen) where several
 servers may speak at once. A manager that takes longer hangs, and must not hold up who only tells it something."""

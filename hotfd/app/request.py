@@ -62,7 +62,7 @@ def limit_of(request: dict[str, Any]) -> int:
     try:
         return msgspec.convert(request, _Sessions).limit
     except msgspec.ValidationError as error:
-        raise HandoffRefused("malformed", f"the sessions instruction cannot be read: {error}") from None
+        raise _malformed(request, _Sessions, error) from None
 
 
 def options_of(request: dict[str, Any]) -> Options:
@@ -77,7 +77,7 @@ def options_of(request: dict[str, Any]) -> Options:
     try:
         asked: _Update | _Rollback = msgspec.convert(request, kind)
     except msgspec.ValidationError as error:
-        raise HandoffRefused("malformed", f"the {request.get('type')} instruction cannot be read: {error}") from None
+        raise _malformed(request, kind, error) from None
     options = Options(
         deadline=asked.deadline,
         boundary_timeout=asked.boundary_timeout,
@@ -91,3 +91,10 @@ def options_of(request: dict[str, Any]) -> Options:
         return replace(options, rollback=True, to=asked.to)
     command = tuple(asked.command) if asked.command else None
     return replace(options, command=command, cwd=asked.cwd, allow_downgrade=asked.allow_downgrade)
+
+
+def _malformed(request: dict[str, Any], kind: type[msgspec.Struct], error: msgspec.ValidationError) -> HandoffRefused:
+    known = ", ".join(sorted(set(kind.__struct_fields__) - {"type"}))
+    return HandoffRefused(
+        "malformed", f"the {request.get('type')} instruction cannot be read: {error}; its fields are {known}"
+    )

@@ -22,6 +22,7 @@ from hotfd.app.events import Hub
 from hotfd.app.notify import Notifier
 from hotfd.app.past import Past
 from hotfd.app.request import limit_of, only, options_of
+from hotfd.app.succession import Succession
 from hotfd.control.endpoint import Endpoint, Instruction
 from hotfd.control.runtime import RuntimeDirectory, socket_name
 from hotfd.errors import ControlError, HandoffRefused
@@ -35,6 +36,7 @@ from hotfd.server.kinds import Kinds
 from hotfd.server.laggards import still_there
 from hotfd.server.neighbours import Neighbours
 from hotfd.server.options import Identity
+from hotfd.server.preflight import open_descriptors
 from hotfd.server.sample import sample
 from hotfd.server.takeover import Takeover
 from hotfd.state import Codec, State
@@ -42,7 +44,6 @@ from hotfd.transfer.listening import parse
 from hotfd.transfer.process import inherited_channel
 
 if TYPE_CHECKING:
-    from hotfd.report import Report
     from hotfd.server.connection import Connection
     from hotfd.transfer.history import History
 
@@ -52,9 +53,6 @@ Hook = Callable[[], Any]
 
 MAX_LISTENERS = 200
 """Addresses of a server: their sockets and names fit one packet of the handoff channel."""
-
-REPORTS = 16
-"""Reports of past handoffs that a process remembers, for a client that lost the answer."""
 
 
 class ServerOptions(TypedDict, total=False):
@@ -177,13 +175,10 @@ class Server(Generic[S]):
         self._directory: RuntimeDirectory | None = None
         self._takeover: Takeover | None = None
         self._neighbours: Neighbours | None = None
-        self._cutover: Cutover | None = None
-        self._reports: dict[str, Report] = {}
         self._generation = 1
         self._state = "starting"
         self._initialised = False
         self._bereaved: int | None = None
-        self._successor: int | None = None
         self._started = time.time()
         self._over = asyncio.Event()
         self._events = Hub(self._counts)
@@ -201,6 +196,8 @@ class Server(Generic[S]):
         self._consoles = Consoles(consoles, control_token, self._instructions, self.name)
         self._failure: HandoffRefused | None = None
         self._notifier = Notifier()
+        self._succession = Succession(self._notifier, self._events, self._remove_socket_of, self._over.set)
+        self._signalled: set[asyncio.Task[None]] = set()
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -350,18 +347,17 @@ class Server(Generic[S]):
         process serves then. A new process that does not own its sessions yet leaves them to the old one.
         """
         self._state = "stopping"
-        if self._cutover is not None:
-            log.event(logging.WARNING, "stop-waits-for-handoff", phase=self._cutover.phase)
-            self._cutover.cancel()
+        if self._succession.cutover is not None:
+            self._succession.stop()
         elif self._takeover is not None and not self._takeover.done.done():
             self._takeover.leave()
         else:
-            if self._successor is None:
+            if self._succession.successor is None:
                 self._notifier.stopping()
             self._over.set()
 
     async def _close(self) -> None:
-        if self._cutover is not None:  # the program ends in the middle of a handoff: first that ends, in order
+        if self._succession.cutover is not None:  # the program ends within a handoff: first that ends, in order
             self.stop()
             await self._over.wait()
         self._notifier.close()
@@ -435,7 +431,7 @@ class Server(Generic[S]):
             "pid": os.getpid(),
             "name": self.name,
             "generation": self._generation,
-            "state": self._state if self._cutover is None else "handing-off",
+            "state": self._condition,
             "listeners": self.addresses,
             "consoles": self._consoles.addresses,
             "connections": engine.connections if engine is not None else 0,
@@ -446,36 +442,45 @@ class Server(Generic[S]):
             "cutover": "together" if self._together else "rolling",
             "framing": self._framing.spec(),
             "state_version": self._codec.version,
-            "descriptors": {"open": len(os.listdir("/proc/self/fd")), "soft": soft, "hard": hard},
+            "descriptors": {"open": open_descriptors(), "soft": soft, "hard": hard},
             "background": {"running": self._background.running, "failed": self._background.failed},
             "handoff": self._handoff_status(),
-            "successor": self._successor,
+            "successor": self._succession.successor,
             "laggards": self._laggards(),
             "older": engine.links.status() if engine is not None else [],
         }
 
+    @property
+    def _condition(self) -> str:
+        """What this process is doing, in a word."""
+        if self._succession.cutover is not None:
+            return "handing-off"
+        if self._succession.successor is not None and self._state == "serving":
+            return "draining"
+        return self._state
+
     def _laggards(self) -> list[dict[str, Any]]:
         """Return some of the sessions that the last handoff left here, and what they wait for now."""
-        report = next(reversed(self._reports.values()), None) if self._state == "draining" else None
+        report = self._succession.last_report if self._condition == "draining" else None
         if report is None or self._engine is None:
             return []
         return [msgspec.to_builtins(laggard) for laggard in still_there(report.laggards, self._engine)]
 
     def _counts(self) -> dict[str, Any]:
         """Return what changes in a status, for those who watch."""
-        engine = self._engine
+        engine, cutover = self._engine, self._succession.cutover
         return {
             "pid": os.getpid(),
             "generation": self._generation,
-            "state": self._state if self._cutover is None else "handing-off",
+            "state": self._condition,
             "connections": engine.connections if engine is not None else 0,
             "sessions": len(engine.sessions) if engine is not None else 0,
-            "newcomers": self._cutover.newcomers if self._cutover is not None else 0,
+            "newcomers": cutover.newcomers if cutover is not None else 0,
         }
 
     def _handoff_status(self) -> dict[str, Any] | None:
-        if self._cutover is not None:
-            return {"id": self._cutover.id, "phase": self._cutover.phase, "new_pid": self._cutover.new_pid}
+        if (cutover := self._succession.cutover) is not None:
+            return {"id": cutover.id, "phase": cutover.phase, "new_pid": cutover.new_pid}
         if self._takeover is not None and not self._takeover.settled:
             return {"id": self._takeover.handoff, "phase": self._takeover.phase, "old_pid": self._takeover.old_pid}
         return None
@@ -496,19 +501,16 @@ class Server(Generic[S]):
             detail = "--on-loss stale is for servers whose sessions share data (cutover='together'); this one moves each alone"
             raise HandoffRefused("malformed", detail)
         history = await self._past.complete()
-        if self._cutover is not None:
-            raise HandoffRefused("handoff-in-progress", f"handoff {self._cutover.id} runs; wait for its end")
+        self._succession.check()
         if self._takeover is not None and not self._takeover.settled:
             raise HandoffRefused(
                 "handoff-in-progress", f"handoff {self._takeover.handoff} has not settled yet; wait for its probation"
             )
-        if self._successor is not None:
-            raise HandoffRefused("handed-over", f"process {self._successor} serves; hand that one over")
         if self._state != "serving":
             raise HandoffRefused("not-serving", f"the server is {self._state}")
-        report = await self._hand_over(
-            Cutover(self._engine_of(), self._identity(history), options, self._events.also(emit))
-        )
+        assert self._neighbours is not None
+        cutover = Cutover(self._engine_of(), self._identity(history), options, self._events.also(emit))
+        report = await self._succession.run(cutover, self._generation, self._neighbours)
         return msgspec.to_builtins(report)  # type: ignore[no-any-return]
 
     async def _on_history(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -524,8 +526,8 @@ class Server(Generic[S]):
             with suppress(HandoffRefused):
                 await asyncio.shield(takeover.done)
             return msgspec.to_builtins(takeover.report())  # type: ignore[no-any-return]
-        if isinstance(id, str) and id in self._reports:
-            return msgspec.to_builtins(self._reports[id])  # type: ignore[no-any-return]
+        if (report := self._succession.report(id)) is not None:
+            return msgspec.to_builtins(report)  # type: ignore[no-any-return]
         raise HandoffRefused("unknown-handoff", "this process knows no such handoff")
 
     def _engine_of(self) -> Engine:
@@ -537,56 +539,12 @@ class Server(Generic[S]):
 
     def _hand_over_by_signal(self) -> None:
         """Do what ``hotfd handoff`` without options does."""
-        self._signalled = asyncio.get_running_loop().create_task(self._update_by_signal())
+        task = asyncio.get_running_loop().create_task(self._update_by_signal())
+        self._signalled.add(task)
+        task.add_done_callback(self._signalled.discard)
 
     async def _update_by_signal(self) -> None:
         try:
             await self._on_update({"type": "update"}, lambda event: None)
         except HandoffRefused as refusal:
             log.event(logging.WARNING, "handoff-refused", code=refusal.code, reason=refusal.detail)
-
-    async def _hand_over(self, cutover: Cutover) -> Report:
-        self._cutover = cutover
-        if cutover.options.dry_run is None:
-            self._notifier.handing_over(self._generation, cutover.options.patience)
-        assert self._neighbours is not None
-        try:
-            if cutover.options.dry_run is None:
-                await self._neighbours.quiet()
-            report = await cutover.run()
-        except BaseException:
-            self._cutover = None
-            self._over.set()  # cancelled: the program ends
-            raise
-        self._cutover = None
-        self._reports[report.id] = report
-        while len(self._reports) > REPORTS:
-            del self._reports[next(iter(self._reports))]
-        stopping = self._state == "stopping"
-        if report.exit_status != 1 and not report.dry_run:
-            self._successor = report.new_pid
-            self._state = "draining"
-            assert report.new_pid is not None
-            self._notifier.handed_over(report.new_pid, report.generation)
-            self._neighbours.replaced(cutover)
-            self._drain = asyncio.get_running_loop().create_task(self._leave_when_idle())
-        else:
-            self._neighbours.loud()
-            if report.new_pid is not None:
-                self._remove_socket_of(report.new_pid)
-            if not report.dry_run and not stopping:
-                self._notifier.went_on(self._generation, str(report.reason).partition(":")[0])
-        self._events.outcome(report)
-        if self._successor is not None:
-            self._events.close(self._successor)
-        if stopping:
-            if self._successor is None:
-                self._notifier.stopping()
-            self._over.set()
-        return report
-
-    async def _leave_when_idle(self) -> None:
-        """Serve what was kept until it ends, and then end."""
-        assert self._neighbours is not None
-        await self._neighbours.left()
-        self._over.set()

@@ -14,8 +14,9 @@ __all__ = ["describe", "pairs", "print_json", "printable", "screen_columns", "sc
 
 
 def print_json(value: object) -> None:
-    """Print ``value`` as one line of JSON on stdout, in ASCII: it may hold what clients have chosen, such as the keys
-    of sessions, and what is no ASCII may drive the terminal that it is shown on.
+    """Print ``value`` as one line of JSON on stdout.
+
+    In ASCII: it may hold what clients have chosen, such as keys of sessions, which must not drive a terminal.
     """
     plain = json.loads(msgspec.json.encode(value))
     click.echo(json.dumps(plain, separators=(",", ":")))

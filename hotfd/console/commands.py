@@ -149,7 +149,7 @@ def _whole(word: str, known: set[str]) -> str:
         raise Misunderstood(f"{word!r} can be {' or '.join(found)}")
     if wanted in WORDS:
         raise Misunderstood(f"this server has no instruction {wanted!r}")
-    raise Misunderstood(f"there is no command {word!r}; type help")
+    raise Misunderstood(f"there is no command {word!r}; type help, or one of {', '.join(sorted(known))}")
 
 
 def _fields(name: str, words: list[str]) -> dict[str, Any]:

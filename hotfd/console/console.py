@@ -57,7 +57,8 @@ class Console:
 
     def welcome(self, sock: socket.socket, peername: Any) -> None:
         """Serve a fresh connection; the console owns the socket from here on."""
-        peer = f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else str(peername)
+        host, port = peername[:2]
+        peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if self._closing or not self._make_room():
             log.event(logging.WARNING, "console-refused", peer=peer, reason="too many consoles")
             _turn_away(sock, f"{self._max_consoles} consoles are open already; end one, or use the hotfd command\r\n")

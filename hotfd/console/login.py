@@ -17,7 +17,8 @@ FIRST_DELAY: Final = 0.25
 """Seconds before the verdict after one wrong token; they double with each further one."""
 
 MAX_DELAY: Final = 2.0
-"""Longest delay in seconds: 43,200 guesses a day, and one's own log-in still comes through while somebody guesses."""
+"""Longest delay in seconds: 43,200 guesses a day, and one's own log-in still comes through while somebody guesses on a
+few connections."""
 
 FORGIVEN_AFTER: Final = 60.0
 """Seconds after the last wrong token when the delay begins anew: a typing error of yesterday slows nobody down."""

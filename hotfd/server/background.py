@@ -64,7 +64,7 @@ class Background:
 
     def __init__(self) -> None:
         self.failed = 0
-        self._jobs: list[_Job] = []
+        self._jobs: dict[_Job, None] = {}  # those that are not over
         self._wanted = False
 
     def add(self, work: Work) -> None:
@@ -80,7 +80,7 @@ class Background:
         if not inspect.iscoroutine(work) and not callable(work):
             raise TypeError(f"background work is a coroutine function, not {work!r}")
         job = _Job(work)
-        self._jobs.append(job)
+        self._jobs[job] = None
         if self._wanted:
             self._start(job)
 
@@ -92,7 +92,7 @@ class Background:
     def start(self) -> None:
         """Run everything that waits. Idempotent."""
         self._wanted = True
-        for job in self._jobs:
+        for job in list(self._jobs):
             self._start(job)
 
     def _start(self, job: _Job) -> None:
@@ -103,6 +103,7 @@ class Background:
             job.task = Context().run(lambda: asyncio.get_running_loop().create_task(job.begin(), name=job.name))
         except Exception as error:  # noqa: BLE001 - the program's own function
             self._raised(job, error)
+            del self._jobs[job]
             return
         job.stage = Stage.RUNNING
         job.task.add_done_callback(lambda task: self._ended(job, task))
@@ -119,6 +120,8 @@ class Background:
             job.stage = Stage.WAITING
             if self._wanted:  # it has taken so long that the handoff was undone meanwhile
                 self._start(job)
+        if job.stage is Stage.OVER:
+            self._jobs.pop(job, None)
 
     def _raised(self, job: _Job, error: BaseException) -> None:
         job.stage = Stage.OVER

@@ -14,12 +14,14 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hotfd import log
 from hotfd.errors import ConnectionClosed, ConnectionMoved, FramingError, HandedOff
 from hotfd.server.bus import ConnectionBus
+from hotfd.server.helpers import Helpers
 from hotfd.server.merge import Merge
+from hotfd.server.session import tell_the_end
 from hotfd.server.stream import Life, Stream
 from hotfd.server.subscription import Get, Subscription
 from hotfd.server.tasks import Scope
@@ -29,56 +31,12 @@ if TYPE_CHECKING:
     import socket
 
     from hotfd.framing import Framing
-    from hotfd.server.bus import Bus
+    from hotfd.server.keeper import Keeper
     from hotfd.server.kinds import Declared
-    from hotfd.server.rooms import Rooms
     from hotfd.server.session import Session
 
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-class Mover(Protocol):
-    """Who moves sessions: what he must hear of them."""
-
-    def at_boundary(self, session: Session) -> None:
-        """A gated session may have come to a boundary, or is over."""
-
-    def left_boundary(self, session: Session) -> None:
-        """A fenced session is to end here, or its handler was woken by somebody else."""
-
-    def grown(self, session: Session) -> None:
-        """A connection has joined a gated session."""
-
-    def appeared(self, session: Session) -> None:
-        """A connection has left a shared session, and is one by itself now."""
-
-
-class Keeper(Protocol):
-    """Who keeps the connections: what a connection tells about itself."""
-
-    @property
-    def rooms(self) -> Rooms:
-        """The shared sessions."""
-
-    @property
-    def bus(self) -> Bus:
-        """What is published among all connections."""
-
-    def at_boundary(self, session: Session) -> None:
-        """A gated session may have come to a boundary, or is over."""
-
-    def left_boundary(self, session: Session) -> None:
-        """A fenced session is to end here, or its handler was woken by somebody else."""
-
-    def start_handler(self, connection: Connection[Any]) -> None:
-        """Input has come for a connection whose handler does not run yet."""
-
-    def connection_ending(self, connection: Connection[Any]) -> None:
-        """The handler is over, and the connection ends here."""
-
-    def connection_closed(self, connection: Connection[Any]) -> None:
-        """The connection's descriptor is closed."""
 
 
 class Connection(Generic[S]):
@@ -107,9 +65,7 @@ class Connection(Generic[S]):
         "_fence_waiters",
         "_framing",
         "_gated",
-        "_helper_scope",
         "_helpers",
-        "_helpers_stopped",
         "_immovable",
         "_items",
         "_joining",
@@ -166,9 +122,7 @@ class Connection(Generic[S]):
         self._timers: Timers | None = None
         self._task: asyncio.Task[None] | None = None
         self._scope: Scope | None = None
-        self._helper_scope: Scope | None = None
-        self._helpers: dict[asyncio.Task[Any], bool] = {}  # whether it has been cancelled
-        self._helpers_stopped = False
+        self._helpers = Helpers(self._maybe_boundary)
         self._awaited: asyncio.Task[Any] | None = None
         self._items: deque[tuple[int, Any]] = deque()
         self._merge: Merge | None = None
@@ -251,7 +205,7 @@ class Connection(Generic[S]):
             return message
         if isinstance(awaitable, asyncio.Task) and self._scope is not None:
             self._scope.tasks.discard(awaitable)
-        task: asyncio.Task[T] = self._help(_await(awaitable), f"{self.id}-wait")
+        task: asyncio.Task[T] = self._helpers.start(_await(awaitable), f"{self.id}-wait")
         self._awaited = task
         task.add_done_callback(lambda _: self._wake())
         try:
@@ -259,7 +213,7 @@ class Connection(Generic[S]):
                 await self._park()
                 self._check_owner()
                 if self._stopped(task) and self._stream.life is not Life.OPEN:
-                    raise ConnectionClosed("the connection was closed while it was to move, and what it waits for is over")
+                    raise ConnectionClosed("the connection was closed, and what its handler waited for cancelled")
             self._touch()
             return task.result()
         finally:
@@ -482,7 +436,7 @@ class Connection(Generic[S]):
         resumed handler starts its helpers again. An exception in it is logged.
         """
         self._check_owner()
-        task = self._help(coroutine, f"{self.id}-helper")
+        task = self._helpers.start(coroutine, f"{self.id}-helper")
         task.add_done_callback(self._helper_failed)
         return task
 
@@ -525,19 +479,6 @@ class Connection(Generic[S]):
         """
         self._end_callbacks.append(callback)
 
-    def _help(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        if self._helper_scope is None:
-            self._helper_scope = Scope(self._maybe_boundary)
-        task = self._helper_scope.run(coroutine, name)
-        self._helpers[task] = False
-        task.add_done_callback(self._helper_done)
-        return task
-
-    def _helper_done(self, task: asyncio.Task[Any]) -> None:
-        del self._helpers[task]
-        if not self._helpers:
-            self._maybe_boundary()
-
     def _helper_failed(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.event(logging.ERROR, "helper-failed", exc_info=error, connection=self.id)
@@ -571,7 +512,7 @@ class Connection(Generic[S]):
             else:
                 log.event(logging.ERROR, "handler-failed", exc_info=error, connection=self.id)
         finally:
-            self._stop_helpers()
+            self._helpers.stop()
             self._leave_scope()
 
     def _leave_scope(self) -> None:
@@ -584,11 +525,7 @@ class Connection(Generic[S]):
         if self._timers is not None:
             self._timers.end()
         callbacks, self._end_callbacks = self._end_callbacks, []
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - one callback's fault is not the others'
-                log.event(logging.ERROR, "end-callback-failed", exc_info=error, connection=self.id)
+        tell_the_end(callbacks, connection=self.id)
         self._keeper.connection_ending(self)
         self._stream.close()
 
@@ -613,7 +550,7 @@ class Connection(Generic[S]):
 
     def _stopped(self, task: asyncio.Task[Any]) -> bool:
         """Whether what the handler waits for was cancelled for a handoff: it waits anew when it starts again."""
-        return task.cancelled() and self._helpers_stopped
+        return task.cancelled() and self._helpers.stopped
 
     def _maybe_boundary(self) -> None:
         if (self._gated or self._session.stale) and not self.handed_off:
@@ -667,19 +604,6 @@ class Connection(Generic[S]):
         if self._merge is not None:
             self._merge._collect()
         return self._items
-
-    def _stop_helpers(self) -> bool:
-        """Cancel the helpers, each once: a second time would break off how it ends. True when none is left."""
-        for task, cancelled in self._helpers.items():
-            if not cancelled:
-                self._helpers[task] = self._helpers_stopped = True
-                task.cancel()
-        return not self._helpers and not (self._helper_scope and self._helper_scope.tasks)
-
-    @property
-    def _helpers_end(self) -> bool:
-        """Whether a helper that was cancelled has not ended yet."""
-        return any(self._helpers.values())
 
     def _hand_off(self) -> None:
         """The connection has moved: unwind the handler."""
@@ -778,7 +702,7 @@ class Connection(Generic[S]):
     def _is_own(self) -> bool:
         return bool(
             (self._scope is not None and self._scope.current)
-            or (self._helper_scope is not None and self._helper_scope.current)
+            or self._helpers.current
             or (self._timers is not None and self._timers.current)
         )
 

@@ -269,7 +269,8 @@ class Cutover:
             await self._successor.end(at_once=False, code="dry-run", detail="the dry run is over")
         if self.identity.together and prediction.sessions["kept"]:
             code = prediction.sample.laggards[0].code
-            return self._undone("rolled-back", prediction, new_pid, f"{code}: a session cannot move, and all must together")
+            reason = f"{code}: a session's state cannot travel or it may not move, and all must move together"
+            return self._undone("rolled-back", prediction, new_pid, reason)
         return self.journal.close(_outcome(prediction), prediction, new_pid=new_pid, reason=None)
 
     # -- moving --------------------------------------------------------------------------------------
@@ -420,9 +421,9 @@ class Cutover:
 
     async def _prove(self) -> None:
         """Let the new process prove itself while the escrow is kept."""
-        self._enter("probation")
         assert self._successor is not None
         self._successor.channel.send(self._machine.finish(self.options.probation))
+        self._enter("probation")  # who reads that may rely on it: the new process has been offered everything
         late = HandoffRefused("new-hung", "the new process did not settle after its probation")
         deadline = asyncio.get_running_loop().time() + self.options.probation + self.options.answer_limit
         await self.until(lambda: self._machine.phase is Phase.SETTLED, deadline, late)
@@ -438,13 +439,13 @@ class Cutover:
         self.catch_up()
         if self._machine.phase is Phase.SETTLED:
             return self._completed()
-        started, new_pid = self._successor is not None, self.new_pid
+        new_pid = self.new_pid  # None as long as nothing was started
         tally = self._moving.tally if self._moving is not None else Tally()
         committed = self._moving is not None and self._moving.committed > 0
         try:
             if self.identity.together and not committed:
                 await self.thaw()  # the new process has begun nothing; handlers go on in a program that is awake
-            if started:
+            if self._successor is not None:
                 await self._end_successor(refusal)
             await self.thaw()
             if self._moving is not None:
@@ -453,7 +454,7 @@ class Cutover:
             if not self.engine.stopping:
                 self.engine.start_accepting()
         reason = f"{refusal.code}: {refusal.detail}"
-        return self._undone("rolled-back" if started else "refused", tally, new_pid, reason)
+        return self._undone("refused" if new_pid is None else "rolled-back", tally, new_pid, reason)
 
     def _undone(self, outcome: Outcome, tally: Tally, new_pid: int | None, reason: str) -> Report:
         for counter in (tally.sessions, tally.connections):

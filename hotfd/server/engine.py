@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd import _core, log
 from hotfd.server import tasks
 from hotfd.server.bus import Bus
-from hotfd.server.connection import Connection, Mover
+from hotfd.server.connection import Connection
 from hotfd.server.kinds import Kinds
 from hotfd.server.link import Links
 from hotfd.server.listener import Listener
@@ -30,6 +30,7 @@ from hotfd.server.stream import Life
 
 if TYPE_CHECKING:
     from hotfd.framing import Framing
+    from hotfd.server.keeper import Mover
     from hotfd.state import Codec
 
 Handler = Callable[[Connection[Any]], Awaitable[None]]

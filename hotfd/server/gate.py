@@ -87,6 +87,7 @@ class Gate:
             session: the session; one that is over, offered or asked already is left alone.
             together: its gate is only closed as long as all others' are, so it needs no limit of its own.
         """
+        session = self._now(session)
         if not session.connections or session.fenced or session in self._waiting or session in self._ready:
             return
         if self._misreadable(session):
@@ -115,9 +116,12 @@ class Gate:
 
     def _rested(self, session: Session) -> None:
         del self._resting[session]
-        # An incarnation that has been renewed meanwhile has the same id.
-        self.want(self._engine.sessions.get(session.id, session))
+        self.want(session)
         self._on_change()
+
+    def _now(self, session: Session) -> Session:
+        """Return a session as it is now: one that was renewed meanwhile is another object, with the same id."""
+        return self._engine.sessions.get(session.id, session)
 
     def ask_again(self) -> None:
         """Ask the reluctant sessions once more."""
@@ -129,7 +133,7 @@ class Gate:
         return not self._same_framing and any(connection._stream.has_undelivered for connection in session.connections)
 
     def at_boundary(self, session: Session) -> None:
-        """A gated session may be at a boundary, or over (see :class:`hotfd.server.connection.Mover`)."""
+        """A gated session may be at a boundary, or over (see :class:`hotfd.server.keeper.Mover`)."""
         if session not in self._waiting:
             return
         if not session.connections:
@@ -180,7 +184,7 @@ class Gate:
     def all_at_rest(self, sessions: list[Session]) -> bool:
         """Whether these are all sessions that there are, and each stands at its boundary still.
 
-        Who leaves a shared session, or makes one, is in a session that nobody has asked.
+        Who leaves a shared session meanwhile is in one that nobody has asked.
         """
         asked = set(sessions)
         return all(session in asked and session.obstacle() is None for session in self._engine.sessions.values())
@@ -195,7 +199,7 @@ class Gate:
         """
         found = [
             (session, ("framing", "it has undelivered bytes, which cannot be read in the new framing"))
-            for session in self._reluctant
+            for session in map(self._now, self._reluctant)
             if session.connections
         ]
         asked, resting = list(self._waiting), list(self._resting)
@@ -204,8 +208,7 @@ class Gate:
             if session.connections:
                 obstacle = session.obstacle() or ("no-boundary", "its helpers do not end")
                 found.append((self.reopen(session), obstacle))
-        for session in resting:
-            session = self._engine.sessions.get(session.id, session)
+        for session in map(self._now, resting):
             if session.connections:
                 never = "no-boundary", "its handlers were never at rest all at once"
                 found.append((session, session.obstacle() or never))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hotfd.errors import HandoffRefused
+from hotfd.systemd import WATCHED_BY
 from hotfd.transfer.process import ORIGIN
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ async def choose(options: Options, history: History | None) -> Launch:
     if problem is not None and not (options.force and problem.code == "same-code"):
         raise problem
     origin = entry.origin
-    return Launch(origin.exact, origin.directory, origin.environment, entry.generation)
+    environment = {k: v for k, v in origin.environment.items() if k not in WATCHED_BY}
+    environment |= {k: v for k, v in current.environment.items() if k in WATCHED_BY}
+    return Launch(origin.exact, origin.directory, environment, entry.generation)
 
 
 async def _checked(entry: Entry, limit: float) -> HandoffRefused | None:

@@ -74,10 +74,10 @@ class Merge:
 
     async def _park(self) -> None:
         connection = self._connection
-        if not connection._helpers_stopped:
+        if not connection._helpers.stopped:
             for index, queue in self._queues:
                 if index not in self._getters:
-                    task = connection._help(queue.get(), f"{connection.id}-merge")
+                    task = connection._helpers.start(queue.get(), f"{connection.id}-merge")
                     self._getters[index] = task
                     task.add_done_callback(partial(self._got, index))
         await connection._park()

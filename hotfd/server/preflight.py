@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,15 @@ def check_limit(engine: Engine) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise descriptor_limit(needed, limit, "this process")
+
+
+def open_descriptors() -> int:
+    """Return how many descriptors this process has open; quickly, also where there are tens of thousands.
+
+    The kernel counts them itself from Linux 6.2 on, and tells the number as the directory's size: proc_pid_fd(5).
+    """
+    counted = os.stat("/proc/self/fd").st_size
+    return counted or len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
 
 
 def descriptor_limit(needed: int, limit: int, who: str) -> HandoffRefused:

@@ -110,9 +110,11 @@ class Follow:
             assert self._channel is not None
             self._channel.send(self._machine.finish(0.0))
             await self._until(lambda: self._machine.phase is Phase.SETTLED)
-        except (HandoffRefused, OSError, ValueError) as error:
-            reason = str(error)
-            log.event(logging.INFO, "remainder-stays", newest=self._link.pid, reason=reason)
+        except (HandoffRefused, OSError, ValueError, BufferError) as error:
+            log.event(logging.INFO, "remainder-stays", newest=self._link.pid, reason=str(error))
+            await self._undo()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the clients must not pay for it
+            log.event(logging.ERROR, "remainder-error", exc_info=error, newest=self._link.pid)
             await self._undo()
         finally:
             self.engine.mover = None

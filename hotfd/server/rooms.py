@@ -72,10 +72,12 @@ class Rooms:
 
         Raises:
             SessionElsewhere: it would have to move for that, and must not.
+            StateError: it has arrived with the wish for a kind of state that this program has not.
             ValueError: the session keeps another kind of state than it expects.
         """
         assert connection._joining is not None
         key, kind = connection._joining
+        kind = self.kinds.canonical(kind)
         own = connection._session
         if own.fenced:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -109,9 +110,11 @@ class Session:
     def on_end(self, callback: Callable[[], object]) -> None:
         """Call ``callback()`` when the last connection has left or ended, and not when the session moves.
 
-        Callbacks do not travel: a resumed handler registers anew.
+        Callbacks do not travel: a resumed handler registers anew. The same function is called once, however many
+        handlers of the session have registered it.
         """
-        self._end_callbacks.append(callback)
+        if callback not in self._end_callbacks:
+            self._end_callbacks.append(callback)
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any, name: str | None = None) -> Timer:
         """Call a function once, later; the timer pauses while the session is moved, and travels with it.
@@ -166,11 +169,7 @@ class Session:
     def over(self) -> None:
         """The last connection has gone: tell who wanted to know."""
         callbacks, self._end_callbacks = self._end_callbacks, []
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - one callback's fault is not the others'
-                log.event(logging.ERROR, "end-callback-failed", exc_info=error, session=self.id)
+        tell_the_end(callbacks, session=self.id)
 
     def touch(self) -> None:
         """Note that this process has acted on the session, whichever connection it was."""
@@ -207,7 +206,7 @@ class Session:
 
     def stop_helpers(self) -> bool:
         """Cancel what may be cancelled at a boundary; True when nothing of it is left."""
-        stopped = [connection._stop_helpers() for connection in self.connections]
+        stopped = [connection._helpers.stop() for connection in self.connections]
         return all(stopped)
 
     @property
@@ -215,7 +214,7 @@ class Session:
         """Whether a helper that was cancelled has not ended yet: then there is no boundary, and it tells of its end."""
         members, count = self.connections, len(self.connections)
         for at in range(self._looked_at, self._looked_at + count):
-            if members[at % count]._helpers_end:
+            if members[at % count]._helpers.ending:
                 self._looked_at = at % count
                 return True
         return False
@@ -243,4 +242,18 @@ class Session:
     @property
     def disturbed(self) -> bool:
         """Whether helpers were stopped, so that handlers must start again to go on."""
-        return any(connection._helpers_stopped for connection in self.connections)
+        return any(connection._helpers.stopped for connection in self.connections)
+
+
+def tell_the_end(callbacks: Iterable[Callable[[], object]], **of: str) -> None:
+    """Call what ``on_end`` has registered; one callback's fault is not the others', and holds up no end.
+
+    Args:
+        callbacks: the callbacks, in the order in which they are called.
+        of: whose end it is, for the log.
+    """
+    for callback in callbacks:
+        try:
+            callback()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as the result of a cancelled task raises it
+            log.event(logging.ERROR, "end-callback-failed", exc_info=error, **of)

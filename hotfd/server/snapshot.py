@@ -12,7 +12,7 @@ import msgspec
 
 from hotfd import _core
 from hotfd.errors import StateError
-from hotfd.server.connection import Connection, Keeper
+from hotfd.server.connection import Connection
 from hotfd.server.session import Session
 from hotfd.state import decode_any, encode_any
 from hotfd.transfer.offer import Bundle
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from hotfd.framing import Framing
     from hotfd.server.engine import Engine
+    from hotfd.server.keeper import Keeper
 
 
 @dataclass(slots=True)

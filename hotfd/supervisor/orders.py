@@ -288,7 +288,9 @@ async def _exchange(pid: int, request: dict[str, Any], emit: Emit) -> Any:
     except ServerGone as error:
         raise _Gone("old-exited", error.detail) from None
     except OSError as error:
-        raise HandoffRefused("descriptor-limit", f"the supervisor cannot reach process {pid}: {error.strerror}") from None
+        raise HandoffRefused(
+            "descriptor-limit", f"the supervisor cannot reach process {pid}: {error.strerror}"
+        ) from None
     raise AssertionError("a request ends with a result or an error")
 
 

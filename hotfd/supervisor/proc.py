@@ -15,7 +15,8 @@ _MAX_DEPTH = 64
 
 _DEAD = frozenset({"Z", "X", "x"})  # states of a process that has exited; proc_pid_stat(5)
 
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # says something of the machine, and not of a process
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say something of the machine, and nothing of the process that is looked at."""
 
 
 @dataclass(frozen=True, slots=True)

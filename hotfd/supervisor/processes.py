@@ -67,6 +67,18 @@ class Processes:
                 _reaped(found)
                 self._on_stranger(found)
 
+    def any(self) -> bool:
+        """Return whether this process has a child, living or not.
+
+        Only the kernel knows it for certain: whoever goes through /proc may miss a process that is just being made.
+        Whatever loses its parent becomes a child here, so without a child there is nothing below at all.
+        """
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
     def _exited(self, pid: int) -> None:
         watch = self._watched.pop(pid, None)
         if watch is not None:

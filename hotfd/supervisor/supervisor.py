@@ -61,7 +61,7 @@ PASSED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGAL
 """Signals that are the servers' business: they mean what the program makes of them."""
 
 LOOK_AGAIN: Final = 0.2
-"""Seconds after which the end of a server is judged again, when there was no descriptor to see who is left with."""
+"""Seconds after which the processes are looked at again, when there was no descriptor for it, or one was missed."""
 
 MAX_STRANGERS: Final = 64
 """Processes of other services that are logged when they speak to this one."""
@@ -181,7 +181,11 @@ class Supervisor:
     def _is_closing(self) -> bool:
         """See to the rest once no worker serves any more; return whether there is something to do."""
         if self._service.over:
-            self._actions.extend(self._service.closing(self._family.living(), self._loop.time()))
+            left = self._family.living()
+            if not left and self._processes.any():  # one that was made while the others were looked at
+                self._loop.call_later(LOOK_AGAIN, self._do, ())
+            else:
+                self._actions.extend(self._service.closing(left, self._loop.time()))
         return bool(self._actions)
 
     def _carry_out(self, action: Action) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from hotfd import _core
 from hotfd.errors import ChannelError, HandoffRefused
+from hotfd.systemd import WATCHED_BY
 from hotfd.transfer.fingerprint import Fingerprint  # noqa: TC001 - msgspec reads the annotation
 from hotfd.transfer.process import Origin
 
@@ -27,8 +28,8 @@ MAX_ENTRIES: Final = 16
 MAX_BYTES: Final = 64 << 20
 """Bytes of a history that are accepted. An environment has at most a few MiB (execve(2)), a fingerprint less."""
 
-_SHELLS_OWN: Final = frozenset({b"_", b"OLDPWD", b"PWD", b"SHLVL"})
-"""Variables that a shell on the way sets anew each time; they do not make one environment another."""
+_NOT_ITS_OWN: Final = frozenset({b"_", b"OLDPWD", b"PWD", b"SHLVL", *map(str.encode, WATCHED_BY)})
+"""Variables that a shell on the way, or whoever watches the process, sets; they do not make one environment another."""
 
 How = Literal["start", "handoff", "rollback"]
 Pairs = list[tuple[bytes, bytes]]
@@ -127,7 +128,7 @@ class Entry(msgspec.Struct, array_like=True):
 
 
 def _lasting(entry: Entry) -> dict[bytes, bytes]:
-    return {name: value for name, value in entry.environment if name not in _SHELLS_OWN}
+    return {name: value for name, value in entry.environment if name not in _NOT_ITS_OWN}
 
 
 class History:

@@ -344,6 +344,25 @@ def test_a_new_version_may_have_its_console_elsewhere(tmp_path: Path) -> None:
         harness.becomes(lambda: len(listeners_of(service.server.pid)), 2)
 
 
+def test_a_console_at_any_port_of_the_ipv6_loopback_keeps_its_address(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    source = PROGRAM.replace('control=f"127.0.0.1:{console}"', 'control=["[::1]:0", "localhost:0"]')
+    with serving(tmp_path, source=source) as service:
+        before = service.server.status()["consoles"]
+        assert [address.rpartition(":")[0] for address in before] == ["[::1]", "127.0.0.1"]
+        service.server.handoff("--probation", "0.2")
+        assert service.server.status()["consoles"] == before
+        with socket.create_connection(("::1", int(before[0].rpartition(":")[2])), timeout=LIMIT) as sock:
+            person = Person(sock.recv, sock.sendall, sock.fileno())
+            person.sees("token: ")
+            person.types(service.token.read_text().strip())
+            person.sees(f"this is process {service.server.pid}")
+        assert "console-login peer=[::1]:" in service.server.logged()
+
+
 def test_no_descriptor_of_a_console_is_left_behind_by_handoffs(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         counts = []
@@ -419,6 +438,7 @@ def test_a_port_that_is_taken_costs_the_console_and_not_the_server(tmp_path: Pat
             assert "no-console" in server.logged()
 
 
+@pytest.mark.alone
 def test_wrong_tokens_garbage_endless_lines_and_idle_consoles_leave_the_server_its_speed(tmp_path: Path) -> None:
     with serving(tmp_path) as service, service.server.connect() as client, ExitStack() as stack:
         alone = echoes_per_second(client, 0.5)

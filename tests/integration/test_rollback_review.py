@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -213,3 +214,46 @@ def test_a_dry_run_names_what_stands_in_the_way_as_the_rollback_itself_does(tmp_
         assert all(laggard["detail"].startswith("Visitor") for laggard in predicted["laggards"])
         assert "s3cr3t" not in service.logged() + json.dumps(report)
         assert [client.say("x").split()[0] for client in clients] == ["v2"] * 4 + ["v1"]
+
+
+def test_a_handoff_that_started_nothing_is_refused_and_not_rolled_back(tmp_path: Path) -> None:
+    release(tmp_path, "v1")
+    point(tmp_path, "v1")
+    with running(tmp_path) as service:
+        report = service.handoff(*QUICK, expect=1, command=("/no/such/program",))
+        assert (report["outcome"], report["new_pid"]) == ("refused", None)
+        report = service.handoff(*QUICK, expect=1, command=("/bin/false",))
+        assert report["outcome"] == "rolled-back"
+
+
+def test_a_rollback_to_before_there_was_a_supervisor_stays_under_it(tmp_path: Path) -> None:
+    release(tmp_path, "v1")
+    release(tmp_path, "v2")
+    point(tmp_path, "v1")
+    with running(tmp_path) as service, talking(service) as (client,):
+        client.say("x")
+        point(tmp_path, "v2")
+        inner = (sys.executable, "server.py", str(service.port))
+        command = (*harness.HOTFD, "run", "--name", "kept", "--", *inner)
+        done = harness.hotfd(
+            "handoff", "--pid", str(service.pid), "--json", *QUICK, "--", *command, cwd=tmp_path / "current"
+        )
+        service.outcome(done, 0)
+        supervisor = _variable(service.pid, "HOTFD_SUPERVISOR")
+        service.pids.append(int(supervisor))
+        try:
+            for options, version in (((), "v1"), (("--to", "2"), "v2"), ((), "v1")):
+                rollback(service, *options)
+                assert client.say("x").startswith(version + " ")
+                assert _variable(service.pid, "HOTFD_SUPERVISOR") == supervisor
+                said = f"serves worker=1 pid={service.pid}"
+                harness.becomes(lambda said=said: said in service.logged(), True)
+            assert "crashed" not in service.logged()
+        finally:
+            harness.kill(int(supervisor), signal.SIGTERM)
+            harness.wait_gone(int(supervisor), 20.0)
+
+
+def _variable(pid: int, name: str) -> str:
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(entry.decode().partition("=")[2] for entry in environment if entry.startswith(name.encode() + b"="))

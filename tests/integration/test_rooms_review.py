@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.integration import harness
+from tests.integration.test_rooms import ROOMS, keeper, roamer, watch
 
 LOBBY = """
     import asyncio
@@ -69,8 +71,48 @@ def test_who_goes_his_own_way_while_the_program_freezes_moves_with_all_others(
         with one, two, one.makefile("rb") as first, two.makefile("rb") as second:
             assert first.readline() == second.readline() == b"hello\n"
             report = service.handoff("--probation", "0.2")
-            assert report["sessions"]["moved"] == 2
+            assert report["connections"]["moved"] == 2
             for sock, reader, where in ((one, first, key), (two, second, "lobby")):
                 sock.sendall(b"?\n")
                 assert reader.readline() == b"%d %s\n" % (service.pid, where.encode())
         harness.wait_gone(service.pids[0])
+
+
+DYING = ROOMS.replace(
+    'log_style="json"', 'cutover="together", export_state=lambda: 1, import_state=take_over'
+).replace(
+    "async def talk",
+    """def take_over(value):
+        import os, pathlib, signal
+        if pathlib.Path(os.environ["FATAL"]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+    async def talk""",
+)
+
+
+async def test_players_who_come_and_go_notice_nothing_of_new_processes_that_die_with_everything_offered(
+    tmp_path: Path,
+) -> None:
+    fatal = tmp_path / "fatal"
+    with harness.program(tmp_path, DYING, env={"FATAL": str(fatal)}) as service:
+        stop, faults = asyncio.Event(), list[str]()
+        keepers = [await keeper(service.address, f"room-{number}") for number in range(12)]
+        watching = [asyncio.create_task(watch(one, room, faults)) for room, one in keepers]
+        roamers = [asyncio.create_task(roamer(service.address, seed, stop, {}, faults)) for seed in range(30)]
+        outcomes = []
+        for round_ in range(6):
+            fatal.unlink() if round_ % 3 == 2 else fatal.touch()
+            report = await asyncio.to_thread(service.handoff, "--probation", "0.1", expect=None)
+            outcomes.append(report["outcome"])
+        stop.set()
+        await asyncio.gather(*roamers)
+        for _, (_, writer) in keepers:
+            writer.write(b"?\n")
+        counts = await asyncio.gather(*watching)
+        for _, (_, writer) in keepers:
+            writer.close()
+        assert not faults, faults[:5]
+        assert sum(counts) > 100, "the rooms have been busy"
+        assert outcomes == ["rolled-back", "rolled-back", "completed"] * 2

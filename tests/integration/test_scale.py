@@ -10,6 +10,8 @@ import pytest
 
 from tests.integration import harness
 
+pytestmark = pytest.mark.alone
+
 MANY = 15_000
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.integration import harness
@@ -96,31 +96,13 @@ def test_a_manager_hears_signs_of_life_while_a_hung_old_process_is_replaced(tmp_
         env = {**os.environ, "NOTIFY_SOCKET": str(system.path), "WATCHDOG_USEC": "600000"}
         with supervised(tmp_path, "--hung-after", "1", env=env) as service, service.connect() as client:
             first = client.served_by()
-            with in_background(service, "--probation", "1") as handoff:
+            with in_background(service, "--probation", "30") as handoff:
                 service.says("phase=probation")
-                system.hears("WATCHDOG=1")
                 os.kill(first, signal.SIGSTOP)
-                while harness.alive(first):  # until the supervisor ends it
-                    system.hears("WATCHDOG=1", limit=15.0)
-                    told = len([line for line in system.lines() if line == "WATCHDOG=1"])
+                before = system.lines().count("WATCHDOG=1")
+                harness.wait_gone(first, 30.0)  # until the supervisor ends it, after two seconds and more
+                assert system.lines().count("WATCHDOG=1") >= before + 3
                 assert handoff()["outcome"] == "completed"
-            assert told >= 5, "none was given while the old process hung, for three seconds and more"
-
-
-def test_a_server_that_hangs_is_not_spoken_for(tmp_path: Path) -> None:
-    with manager(tmp_path) as system:
-        env = {**os.environ, "NOTIFY_SOCKET": str(system.path), "WATCHDOG_USEC": "200000"}
-        with supervised(tmp_path, env=env) as service:
-            system.hears("WATCHDOG=1", of=service.pid)
-            (server,) = service.servers()
-            os.kill(server, signal.SIGSTOP)
-            system.lines()
-            before = len(system.told)
-            time.sleep(1.0)  # five intervals; one sign may have been on its way
-            system.lines()
-            assert len([None for _, lines in system.told[before:] if "WATCHDOG=1" in lines]) <= 1
-            os.kill(server, signal.SIGCONT)
-            system.hears("WATCHDOG=1", of=service.pid)
 
 
 def test_a_supervisor_below_a_supervisor_hands_over_and_is_survived_by_its_server(tmp_path: Path) -> None:
@@ -137,6 +119,15 @@ def test_a_supervisor_below_a_supervisor_hands_over_and_is_survived_by_its_serve
         assert client.served_by() == new
         service.process.terminate()
         assert service.ends() == 0
+
+
+def test_it_waits_for_a_process_that_was_missed_when_it_looked_who_is_left(tmp_path: Path) -> None:
+    blind = "from hotfd.supervisor import proc; proc.descendants = list; from hotfd.cli.group import main; main()"
+    note = tmp_path / "pid"
+    command = ["sh", "-c", f"sleep 0.7 & echo $! >{note}; exit 3"]
+    done = subprocess.run([sys.executable, "-c", blind, "run", "--", *command], capture_output=True, timeout=60.0)
+    assert done.returncode == 3, done.stderr
+    assert not harness.alive(int(note.read_text())), "it was left behind"
 
 
 def test_what_is_no_address_is_a_mistake_of_usage() -> None:

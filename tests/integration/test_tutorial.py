@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration import harness
 
+pytestmark = pytest.mark.alone
+
 TEXT = (harness.ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 PORT = "127.0.0.1:7000"
 HOME = "/home/you/tally"

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hotfd.control import Client, find
 from hotfd.control.errors import RequestFailed
 from tests.integration import harness
@@ -192,6 +194,13 @@ def test_no_instruction_but_those_that_replace_the_server_starts_a_process(tmp_p
                     client.ask(kind, **fields)
                 except RequestFailed as refused:
                     assert refused.code != "internal", f"{kind}: {refused}"
+            try:
+                client.ask(kind, bogus=1)
+            except RequestFailed as refused:
+                assert refused.code == "malformed", kind
+                assert "bogus" in refused.message
+            else:
+                raise AssertionError(f"{kind} takes any field")
             assert children(service.pid) == [], kind
         for malformed in ({"dry_run": "no"}, {"probation": -1}, {"command": "touch started"}, {"commnad": command}):
             try:
@@ -205,6 +214,7 @@ def test_no_instruction_but_those_that_replace_the_server_starts_a_process(tmp_p
         assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.alone
 def test_clients_that_hang_or_flood_leave_the_server_its_speed(tmp_path: Path) -> None:
     path = Path(os.environ["HOTFD_RUNTIME_DIR"])
     with harness.counter(tmp_path) as service, service.connect() as client, ExitStack() as stack:

@@ -13,6 +13,7 @@ from hotfd.cli.watch import follow
 from hotfd.control import Client, ServerGone, find
 from hotfd.display.events import KNOWN, Teller
 from hotfd.display.sessions import listing
+from hotfd.errors import HandoffRefused
 from tests.unit.control_fakes import hear_control_c, hotfd, process, report, serving
 
 COUNTS = {"pid": 7, "generation": 2, "state": "serving", "connections": 12, "sessions": 10, "newcomers": 0}
@@ -170,6 +171,24 @@ def test_what_comes_from_clients_cannot_drive_the_terminal():
     assert "\x1b" not in "".join(Teller().lines(event))
     session = {"id": "\x1b[2J", "key": "\x1b", "connections": 1, "members": [], "obstacle": None}
     assert "\x1b" not in "".join(listing({"sessions": [session]}))
+
+
+def test_json_and_error_messages_cannot_drive_the_terminal_either(directory):
+    nasty = "\x1b[2J\x9b2J\u202e"
+
+    async def sessions(request, emit):
+        if request["limit"] == 1:
+            raise HandoffRefused("nasty", nasty)
+        return {"sessions": [{"id": "s-1", "key": nasty}]}
+
+    with serving(directory, {"sessions": sessions}):
+        as_json = hotfd("sessions", "--pid", os.getpid(), "--json", directory=directory)
+        refused = hotfd("sessions", "--pid", os.getpid(), "--limit", "1", directory=directory)
+    assert as_json.stdout.isascii()
+    assert "\x1b" not in as_json.stdout
+    assert json.loads(as_json.stdout)["sessions"][0]["key"] == nasty
+    assert refused.returncode == 1
+    assert r"\x1b[2J\x9b2J\u202e" in refused.stderr
 
 
 def test_sessions_that_cannot_move_are_explained_below_the_table():

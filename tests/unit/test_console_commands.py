@@ -46,7 +46,7 @@ def test_nothing_is_no_command() -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("frobnicate", "type help"),
+        ("frobnicate", "type help, or one of "),
         ("s", "sessions or status"),
         ("config", "no instruction 'config'"),
         ("update now", "update [OPTION]"),

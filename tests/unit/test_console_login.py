@@ -80,7 +80,15 @@ def test_a_token_of_another_user_is_refused(token: TokenFile) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "short", "x" * 600, "two\nlines-of-a-good-length", "ä" * 20, "which-nobody\x1bcan-type", "with-a\ttabulator-in-it"],
+    [
+        "",
+        "short",
+        "x" * 600,
+        "two\nlines-of-a-good-length",
+        "ä" * 20,
+        "which-nobody\x1bcan-type",
+        "with-a\ttabulator-in-it",
+    ],
 )
 def test_what_is_no_token_is_refused_and_not_told(token: TokenFile, text: str) -> None:
     Path(token.path).write_text(text)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import click
+import pytest
 
 from hotfd.app.request import options_of
 from hotfd.cli import main
+from hotfd.console import commands
 from hotfd.server.options import Options
 
 
@@ -28,3 +30,17 @@ def test_a_signal_asks_for_what_the_command_line_asks_for() -> None:
     by_signal = options_of({"type": "update"})
     by_command = options_of({"type": "update", **defaults_of("handoff"), "dry_run": False})
     assert by_signal == by_command == Options()
+
+
+@pytest.mark.parametrize(("command", "instruction"), [("handoff", "update"), ("rollback", "rollback")])
+def test_the_console_takes_and_explains_each_option_of_the_command_line(command: str, instruction: str) -> None:
+    explained = "\n".join(commands.help_lines(instruction, ["update", "rollback"]))
+    values = {"laggards": "close", "on_loss": "stale", "dry_run": "deep"}
+    for name in [*defaults_of(command), *(["allow_downgrade"] if command == "handoff" else [])]:
+        option = name.replace("_", "-")
+        assert f"--{option}" in explained
+        typed = f"--{option}" if name in {"force", "allow_downgrade"} else f"--{option}={values.get(name, 7)}"
+        request = commands.read(f"{instruction} {typed}", ["update", "rollback"])
+        assert request is not None
+        asked = options_of({"type": instruction, **request.fields})
+        assert getattr(asked, name) == values.get(name, True if "=" not in typed else 7)

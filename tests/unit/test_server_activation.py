@@ -74,6 +74,25 @@ def test_a_name_is_resolved(monkeypatch: pytest.MonkeyPatch, sockets: ExitStack)
         assert list(taken([f"localhost:{port_of(one)}"])) == [f"localhost:{port_of(one)}"]
 
 
+@pytest.mark.parametrize("host", ["[::1]", "[0:0::1]", "[0000:0:0:0:0:0:0:0001]"])
+def test_an_address_of_version_6_is_found_however_it_is_written(
+    host: str, monkeypatch: pytest.MonkeyPatch, sockets: ExitStack
+) -> None:
+    sock = listening(sockets, ("::1", 0), socket.AF_INET6)
+    with passed(monkeypatch, sock):
+        assert len(taken([f"{host}:{port_of(sock)}"])) == 1
+
+
+def test_a_unix_socket_is_found_by_any_path_to_it(
+    monkeypatch: pytest.MonkeyPatch, sockets: ExitStack, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var-run").symlink_to("run")
+    sock = listening(sockets, str(tmp_path / "run" / "s"), socket.AF_UNIX)
+    with passed(monkeypatch, sock):
+        assert len(taken([f"unix:{tmp_path}/var-run/s"])) == 1
+
+
 def test_port_0_takes_what_no_other_address_names(monkeypatch: pytest.MonkeyPatch, sockets: ExitStack) -> None:
     one, two = listening(sockets), listening(sockets)
     specs = ["127.0.0.1:0", f"127.0.0.1:{port_of(one)}"]

@@ -88,3 +88,13 @@ def test_a_file_system_that_hangs_holds_nobody(history: History, monkeypatch: py
 
 def test_no_value_of_an_environment_is_in_the_text_of_a_launch(history: History) -> None:
     assert "GENERATION" not in repr(chosen(history))
+
+
+def test_who_watches_the_service_now_is_not_forgotten(history: History) -> None:
+    first, current = history.entries[0], history.entries[-1]
+    first.environment = [*first.environment, (b"NOTIFY_SOCKET", b"/gone"), (b"HOTFD_WORKER", b"1")]
+    current.environment = [*current.environment, (b"NOTIFY_SOCKET", b"/now"), (b"HOTFD_SUPERVISOR", b"7")]
+    environment = chosen(history, rollback=True, to=first.generation, force=True).environment
+    assert environment["NOTIFY_SOCKET"] == "/now"
+    assert environment["HOTFD_SUPERVISOR"] == "7"
+    assert "HOTFD_WORKER" not in environment

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import types
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from hotfd.server.gate import Gate
+from hotfd import _core
+from hotfd.server import remainder
+from hotfd.server.background import Background
 from hotfd.server.kinds import Kinds
-from hotfd.server.session import Session
+from hotfd.server.link import Link
+from hotfd.server.remainder import Follow
+from hotfd.transfer.channel import Channel
+from hotfd.transfer.process import ProcessWatch
 from hotfd.wire import messages as m
 from tests.unit.server_rig import MANY_TURNS, Client, Rig, rig, until
 from tests.unit.wire_support import on_each_loop, turns
 
 if TYPE_CHECKING:
+    import pytest
+
     from hotfd.server.connection import Connection
+    from hotfd.server.gate import Gate
+    from hotfd.server.moving import Moving
+    from hotfd.server.session import Session
 
 
 @dataclass
@@ -89,6 +98,42 @@ async def test_a_connection_by_itself_tells_its_end_to_who_asked_its_session() -
         client.reset()
         await until(lambda: not made.sessions)
         assert over == [True]
+
+
+@on_each_loop
+async def test_what_each_member_registers_for_the_end_of_a_room_is_called_once() -> None:
+    over: list[bool] = []
+
+    def note() -> None:
+        over.append(True)
+
+    async def talk(conn: Connection[Any]) -> None:
+        room = await conn.join("a")
+        room.on_end(note)
+        await conn.receive()
+
+    async with rig(talk) as made:
+        for client in [await made.client() for _ in range(3)]:
+            client.reset()
+        await until(lambda: not made.sessions)
+        assert over == [True]
+
+
+@on_each_loop
+async def test_a_callback_that_looks_at_a_cancelled_task_holds_up_no_end() -> None:
+    async def talk(conn: Connection[Any]) -> None:
+        room = await conn.join("a")
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        conn.on_end(cancelled.result)
+        room.on_end(cancelled.result)
+        await conn.receive()
+
+    async with rig(talk) as made:
+        client = await made.client()
+        client.sock.close()
+        await until(lambda: not made.sessions and not made.engine._closing)
+        assert len(made.engine.rooms) == 0
 
 
 @on_each_loop
@@ -201,6 +246,23 @@ async def test_the_others_of_a_room_get_their_helpers_back_when_one_is_closed_wh
         await two.hears(b"done\n")
 
 
+@on_each_loop
+async def test_who_is_closed_while_everything_is_offered_together_is_not_given_away() -> None:
+    async with rig(member, hold=True) as made:
+        client = await made.client()
+        (id,) = await made.offered()
+        (connection,) = made.session.connections
+        connection.close()
+        made.moving.accepted(made.machine.receive(m.Accept([id])))
+        assert made.moving.all_accepted
+        assert not made.moving.unwind_all()
+        task = made.moving.revoke_all()
+        assert task is not None
+        await task
+        await client.hears_the_end()
+        await until(lambda: not made.sessions)
+
+
 # ---------------------------------------------------------------- the gate
 
 
@@ -283,10 +345,23 @@ async def test_a_large_room_comes_to_rest_with_a_few_looks_at_each_member(monkey
         monkeypatch.setattr(type(room.connections[0]), "_obstacle", counted)
         for client in clients:
             client.say(b"x\n")
-        await until(lambda: all(not connection._parked for connection in room.connections) or True)
         made.moving.gate.want(room)
         await until(lambda: made.moving.gate.has_ready)
         assert looks < 12 * len(clients)
+
+
+@on_each_loop
+async def test_a_session_that_is_renewed_before_it_is_asked_is_asked_as_it_is_then() -> None:
+    async with rig(member) as made:
+        client = await made.client()
+        made.moving.gate.pending.append(made.session)
+        renewed = made.engine.renew(made.session)
+        made.moving.gate.want(made.moving.gate.pending.popleft())
+        await until(lambda: made.moving.gate.has_ready)
+        assert made.moving.gate.batch(1) == [renewed]
+        made.moving.gate.reopen(renewed)
+        client.say(b"who\n")
+        await client.hears(b"- 1\n")
 
 
 # ---------------------------------------------------------------- keys and kinds
@@ -308,6 +383,20 @@ async def test_a_key_of_a_type_of_the_programs_own_is_the_text_that_it_is() -> N
         await until(lambda: made.moving.committed == 1)
 
 
+@on_each_loop
+async def test_a_wish_that_names_a_class_where_it_was_finds_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "before", sys.modules[__name__])
+    async with rig(member) as made:
+        await joined(made, "a", 1)
+        late = await made.client()
+        (alone,) = [session for session in made.sessions if session.key is None]
+        alone.connections[0]._joining = ("a", "before:Room")
+        made.engine.renew(alone)
+        await until(lambda: len(room_of(made, "a").connections) == 2)
+        late.say(b"who\n")
+        await late.hears(b"a 2\n")
+
+
 def test_a_class_that_a_new_version_has_moved_to_another_module_is_the_same_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -321,3 +410,58 @@ def test_a_class_that_a_new_version_has_moved_to_another_module_is_the_same_kind
     assert kinds.unreadable({"program:Hall": old}) is None
     assert kinds.canonical("program:Hall") == kinds.name(moved)
     assert list(kinds.schemas) == ["models:Hall"], "a third version need not know where it was"
+
+
+# ---------------------------------------------------------------- what stays behind
+
+
+@on_each_loop
+async def test_a_fault_while_what_stayed_behind_moves_costs_no_session_its_service(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(follow: Follow, moving: Moving) -> None:
+        for session in follow.sessions:
+            moving.gate.want(session)
+        moving.offer(moving.gate.batch(1))
+        raise RuntimeError("a fault of its own")
+
+    monkeypatch.setattr(remainder, "move_rolling", broken)
+    async with rig(member) as made:
+        one, two = await made.client(), await made.client()
+        mine, theirs = _core.channel_pair()
+        link = Link(Channel(mine, lambda arrival: None, lambda error: None), pid=os.getpid(), generation=2, newer=True)
+        follow = Follow(made.engine, link, 1, made.sessions, 1.0)
+
+        async def begin() -> None:
+            follow._channel, follow._machine, follow._hello = made.channel, made.machine, HELLO
+            follow._watch = ProcessWatch(os.getpid(), os.pidfd_open(os.getpid()), lambda: None)
+
+        monkeypatch.setattr(follow, "_begin", begin)
+        assert await follow.run() == 0
+        link.channel.close()
+        os.close(theirs)
+        for client in (one, two):
+            client.say(b"who\n")
+            await client.hears(b"- 1\n")
+        assert "remainder-error" in caplog.text
+
+
+HELLO = m.Hello(m.PROTOCOL, 1, "1", {}, 1024, 8)
+
+
+async def test_background_work_that_is_over_is_forgotten() -> None:
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    def fails() -> Any:
+        raise RuntimeError("it does not begin")
+
+    background = Background()
+    background.start()
+    for _ in range(10):
+        background.add(work)
+        background.add(fails)
+    await turns(MANY_TURNS)
+    assert not background._jobs
+    assert background.failed == 10
+    await background.close()

@@ -153,3 +153,37 @@ def test_an_accepted_connection_is_unused_until_its_owner_acts(pair: tuple[socke
     assert not used(server.fileno())
     server.recv(1)
     assert used(server.fileno())
+
+
+def test_an_end_of_file_that_nobody_has_read_is_no_act_before_or_after_it_is_noted(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    client, server = pair
+    client.sendall(b"data")
+    client.shutdown(socket.SHUT_WR)
+    while not _core.tcp_facts(server.fileno()).fin_received:
+        os.sched_yield()
+    assert not used(server.fileno())
+    seen, session = noted(server)
+    assert not seen.acted(session)
+    server.recv(2)
+    assert seen.acted(session)
+
+
+def test_what_fills_a_window_and_is_drained_later_is_no_act(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, server = pair
+    server.setblocking(False)
+    client.setblocking(False)
+    for sock in pair:  # in both directions: until neither takes any more, and the other side has to probe
+        try:
+            while True:
+                sock.send(b"x" * 65536)
+        except BlockingIOError:
+            continue
+    seen, session = noted(server)
+    acked = _core.tcp_facts(server.fileno()).acked
+    client.setblocking(True)
+    client.settimeout(10)
+    while _core.tcp_facts(server.fileno()).acked == acked:
+        client.recv(65536)
+    assert not seen.acted(session)

@@ -4,7 +4,11 @@ import json
 import timeit
 from dataclasses import asdict, dataclass
 
+import pytest
+
 from hotfd.state import Codec
+
+pytestmark = pytest.mark.alone
 
 
 @dataclass

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hotfd import systemd
 from hotfd.supervisor import proc
 from hotfd.supervisor.inbox import Inbox
 from hotfd.supervisor.launcher import Launcher
@@ -296,3 +299,96 @@ def test_the_servers_environment_has_the_supervisors_variables_and_not_its_manag
     (environment,) = seen
     names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "HOTFD_SUPERVISOR", "HOTFD_WORKER", "KEPT")
     assert [environment.get(name) for name in names] == ["@here", None, None, str(os.getpid()), "2", "of the manager"]
+
+
+def test_what_is_passed_on_need_not_be_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    read, write = os.pipe2(os.O_CLOEXEC)
+
+    async def start() -> int:
+        async with AsyncExitStack() as stack:
+            launcher = Launcher(("sh", "-c", f"readlink /proc/self/fd/3 > {out}"), "@here")
+            launcher.listen((), stack)
+            return os.waitpid(launcher.start(1), 0)[1]
+
+    monkeypatch.setattr(systemd, "listen_descriptors", lambda environment, pid: [read])
+    with open(write, "wb"):
+        assert asyncio.run(start()) == 0
+    assert out.read_text().startswith("pipe:")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(read)
+
+
+def test_the_channel_of_a_handoff_is_for_the_first_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    script = f"echo x$HOTFD_CHANNEL >> {out}; test -z $HOTFD_CHANNEL || readlink /proc/self/fd/$HOTFD_CHANNEL >> {out}"
+    before = descriptors()
+    mine, its = socket.socketpair()
+    name = os.readlink(f"/proc/self/fd/{its.fileno()}")
+    monkeypatch.setenv("HOTFD_CHANNEL", str(its.detach()))
+    launcher = Launcher(("sh", "-c", script), "@here")
+    with mine:
+        for _ in range(2):
+            assert os.waitpid(launcher.start(1), 0)[1] == 0
+    number, link, second = out.read_text().split()
+    assert int(number[1:]) >= 3
+    assert (link, second) == (name, "x")
+    assert descriptors() == before
+
+
+def test_a_server_that_cannot_be_started_for_want_of_descriptors_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe2", none)
+    with pytest.raises(CannotStart, match="Too many open files"):
+        spawn(["true"], "/", {}, [])
+
+
+def test_want_of_descriptors_is_not_taken_for_the_end_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real = builtins.open
+
+    def none(path: object, *arguments: Any, **options: Any) -> Any:
+        if str(path).startswith("/proc/"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, *arguments, **options)  # type: ignore[call-overload]
+
+    assert proc.lives(os.getpid())
+    monkeypatch.setattr(builtins, "open", none)
+    for look in (proc.descendants, lambda: proc.descendant(1), lambda: proc.lives(os.getpid())):
+        with pytest.raises(OSError, match="Too many open files"):
+            look()
+
+
+def test_a_pid_file_of_another_supervisor_that_lives_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.pid"
+    with named("hotfd-run") as pid:
+        path.write_text(f"{pid}\n")
+        with pytest.raises(FileExistsError, match=f"process {pid}"):
+            PidFile(str(path)).write()
+        assert path.read_text() == f"{pid}\n"
+    with named("sleep") as pid:
+        path.write_text(f"{pid}\n")
+        PidFile(str(path)).write()
+    assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_half_a_pid_file_of_one_that_was_killed_with_this_pid_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / f"s.pid.{os.getpid()}").touch()
+    PidFile(str(tmp_path / "s.pid")).write()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.pid"]
+
+
+@contextmanager
+def named(name: str) -> Iterator[int]:
+    """Run a process of a given name; yield its pid."""
+    script = f"import prctl; prctl.set_name({name!r}); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()

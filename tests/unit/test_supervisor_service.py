@@ -96,6 +96,20 @@ def test_the_state_is_the_worst_of_any_worker() -> None:
     assert found.state == "restarting"
 
 
+def test_the_state_is_that_of_the_workers_that_are_not_over() -> None:
+    found = service(2)
+    exited(found, 100, 0)
+    assert found.state == "serving"
+    exited(found, 200, 0)
+    assert found.state == "stopping"
+
+
+def test_it_is_ready_also_when_a_worker_had_nothing_to_do() -> None:
+    found = service(2, ready=False)
+    assert told(exited(found, 100, 0)) == []
+    assert "READY=1" in told(tell(found, 2, "is_ready", pid=200))
+
+
 # -- ends ------------------------------------------------------------------------------------------
 
 
@@ -175,6 +189,15 @@ def test_nothing_is_told_of_handoffs_while_the_service_ends() -> None:
 def test_a_sign_of_life_is_given_while_every_server_gives_one() -> None:
     found = service(2)
     assert told(found.alive({100, 200}, 1.0)) == ["WATCHDOG=1"]
+    assert found.alive({100}, 1.0) == []
+
+
+def test_a_server_that_hands_over_is_not_asked_since_its_supervisor_sees_to_it() -> None:
+    found = service(2)
+    assert found.questioned == {100, 200}
+    tell(found, 1, "hands_over", pid=100, limit=60.0)
+    assert found.questioned == {200}
+    assert told(found.alive({200}, 1.0)) == ["WATCHDOG=1"]
     assert found.alive({100}, 1.0) == []
 
 

@@ -250,11 +250,18 @@ def test_an_heir_may_say_that_it_is_ready_instead() -> None:
     assert found.exited(200, 75, (), 14.0) == []
 
 
-def test_when_the_heir_dies_too_a_server_is_started() -> None:
+@pytest.mark.parametrize("status", [0, 2, None])
+def test_when_the_heir_ends_too_however_it_does_a_server_is_started(status: int | None) -> None:
     found = handing_over()
     found.exited(100, KILLED, {200, 201}, 12.0)
     assert found.exited(200, 1, (), 12.5) == []
-    assert found.exited(201, 2, (), 13.0) == [Restart(1, 2, FIRST_DELAY)]
+    assert found.exited(201, status, (), 13.0) == [Restart(1, KILLED, FIRST_DELAY)]
+
+
+def test_when_the_heir_of_a_server_that_ended_in_order_fails_a_server_is_started() -> None:
+    found = handing_over()
+    found.exited(100, 0, {200}, 12.0)
+    assert found.exited(200, 2, (), 13.0) == [Restart(1, 2, FIRST_DELAY)]
 
 
 def test_an_heir_that_never_serves_is_ended() -> None:

@@ -119,6 +119,7 @@ def test_what_one_went_back_to_may_be_forgotten() -> None:
 
 def test_the_same_again_is_no_other_version_but_for_what_a_shell_sets() -> None:
     assert entry(1, "a").same(entry(2, "a", SHLVL="2", OLDPWD="/", _="x"))
+    assert entry(1, "a").same(entry(2, "a", NOTIFY_SOCKET="/run/notify", HOTFD_SUPERVISOR="7"))
     assert not entry(1, "a").same(entry(2, "a", MODE="fast"))
     assert not entry(1, "a").same(entry(2, "b"))
     unknown = entry(2, "a")

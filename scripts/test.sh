@@ -1,0 +1,14 @@
+#!/bin/sh
+# The Python tests. With arguments, pytest with those; without, all of them: most wait for processes more than they
+# compute, so they run beside each other; those that measure, or look at the whole machine, run alone afterwards.
+#
+# usage: scripts/test.sh PYTHON [ARGUMENT...]
+set -eu
+
+python=$1
+shift
+if [ $# -gt 0 ]; then
+    exec "$python" -m pytest "$@"
+fi
+"$python" -m pytest --numprocesses "$(($(nproc) + 1))" --dist worksteal -m 'not alone'
+"$python" -m pytest -m alone

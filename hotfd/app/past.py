@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd import log
 from hotfd._version import __version__
 from hotfd.errors import HandoffRefused
+from hotfd.server.tasks import aside
 from hotfd.transfer import fingerprint
 from hotfd.transfer.history import Entry, History
 from hotfd.transfer.process import ORIGIN
@@ -62,7 +63,7 @@ class Past:
         # As they are now: which of those that on_start imports a thread would still see is chance.
         modules = dict(sys.modules)
         self._modules = frozenset(modules)
-        self._marking = asyncio.get_running_loop().create_task(asyncio.to_thread(_mark, modules))
+        self._marking = asyncio.get_running_loop().create_task(aside(_mark, modules))
 
     async def known(self) -> History:
         """Return the history once it is complete."""
@@ -87,7 +88,7 @@ class Past:
         if current.fingerprint is not None and modules != self._modules:
             try:
                 async with asyncio.timeout(LATER_LIMIT):
-                    current.fingerprint = await asyncio.to_thread(_mark_later, current.fingerprint, self._modules)
+                    current.fingerprint = await aside(_mark_later, current.fingerprint, self._modules)
                 self._modules = modules
             except Exception as error:  # noqa: BLE001 - as above
                 log.event(logging.WARNING, "fingerprint-failed", reason=type(error).__name__)
@@ -102,7 +103,7 @@ class Past:
     async def tell(self) -> dict[str, Any]:
         """Return what ``hotfd history`` shows: never the environment."""
         history = await self.known()
-        problems = await asyncio.to_thread(lambda: [entry.check() for entry in history.entries[:-1]])
+        problems = await aside(lambda: [entry.check() for entry in history.entries[:-1]])
         try:
             target, why = history.previous().generation, None
         except HandoffRefused as refusal:

@@ -284,7 +284,7 @@ class Engine:
             session.stale
             and not session.gated
             and self.sessions.get(session.id) is session
-            and not session.helpers_end
+            and not session.helpers_ending
             and session.obstacle() is None
             and session.stop_helpers()
         ):

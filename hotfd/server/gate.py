@@ -139,7 +139,7 @@ class Gate:
         if not session.connections:
             self._answered(session)
             self._on_change()
-        elif session.helpers_end:
+        elif session.helpers_ending:
             return
         elif session.obstacle() is None and session.stop_helpers() and session.obstacle() is None:
             self._answered(session)

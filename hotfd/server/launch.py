@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hotfd.errors import HandoffRefused
+from hotfd.server.tasks import aside
 from hotfd.systemd import WATCHED_BY
 from hotfd.transfer.process import ORIGIN
 
@@ -66,7 +67,7 @@ async def _checked(entry: Entry, limit: float) -> HandoffRefused | None:
     """Look at the files of a generation on a thread: a file system that hangs must hold nobody."""
     try:
         async with asyncio.timeout(limit):
-            return await asyncio.to_thread(entry.check)
+            return await aside(entry.check)
     except TimeoutError:
         directory = os.fsdecode(entry.directory)
         raise HandoffRefused(

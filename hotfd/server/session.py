@@ -210,7 +210,7 @@ class Session:
         return all(stopped)
 
     @property
-    def helpers_end(self) -> bool:
+    def helpers_ending(self) -> bool:
         """Whether a helper that was cancelled has not ended yet: then there is no boundary, and it tells of its end."""
         members, count = self.connections, len(self.connections)
         for at in range(self._looked_at, self._looked_at + count):

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, ContextVar, copy_context
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Scope:
@@ -88,6 +91,18 @@ def detached(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any
     """Start a task of the server's own, whoever has caused it: no handler's scope counts it."""
     loop = asyncio.get_running_loop()
     return Context().run(lambda: loop.create_task(coroutine, name=name))
+
+
+async def aside(function: Callable[..., T], *args: Any) -> T:
+    """Run a function that reads files in a thread of its own, which ends with it: none stays in the process.
+
+    Returns or raises what the function does. Cancelled, it leaves the function to its end, which nobody waits for.
+    """
+    pool = ThreadPoolExecutor(1, "hotfd-aside")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:

@@ -239,7 +239,7 @@ async def test_what_a_new_process_inherits_from_one_that_died_has_missed_nothing
             enough = asyncio.Event()
             speakers = everybody[:PUBLISHERS]
             work = [asyncio.create_task(speaker.publish_until(enough)) for speaker in speakers]
-            await hand_over(service, command=["env", "-u", "DIES_BEFORE", *service.process.args], expect=0)
+            await hand_over(service, command=["env", "-u", "DIES_BEFORE", *service.process.args], expect=3)
             enough.set()
             await asyncio.gather(*work)
             assert not any(client.over.is_set() for client in everybody)

@@ -78,9 +78,7 @@ def test_who_goes_his_own_way_while_the_program_freezes_moves_with_all_others(
         harness.wait_gone(service.pids[0])
 
 
-DYING = ROOMS.replace(
-    'log_style="json"', 'cutover="together", export_state=lambda: 1, import_state=take_over'
-).replace(
+DYING = ROOMS.replace('log_style="json"', 'cutover="together", export_state=lambda: 1, import_state=take_over').replace(
     "async def talk",
     """def take_over(value):
         import os, pathlib, signal
@@ -103,7 +101,10 @@ async def test_players_who_come_and_go_notice_nothing_of_new_processes_that_die_
         roamers = [asyncio.create_task(roamer(service.address, seed, stop, {}, faults)) for seed in range(30)]
         outcomes = []
         for round_ in range(6):
-            fatal.unlink() if round_ % 3 == 2 else fatal.touch()
+            if round_ % 3 == 2:
+                fatal.unlink()
+            else:
+                fatal.touch()
             report = await asyncio.to_thread(service.handoff, "--probation", "0.1", expect=None)
             outcomes.append(report["outcome"])
         stop.set()

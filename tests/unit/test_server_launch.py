@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from hotfd.errors import HandoffRefused
+from hotfd.server import launch
 from hotfd.server.launch import Launch, choose
 from hotfd.server.options import Options
 from hotfd.transfer.fingerprint import read
@@ -82,7 +83,7 @@ def test_a_file_system_that_hangs_holds_nobody(history: History, monkeypatch: py
     async def forever(function: Any) -> None:
         await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr(asyncio, "to_thread", forever)
+    monkeypatch.setattr(launch, "aside", forever)
     assert refused(history, rollback=True, deadline=0.01).endswith("could not be looked at in 0.01 s")
 
 

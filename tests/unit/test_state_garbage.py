@@ -138,7 +138,7 @@ def with_names(*names):
         ([1.0, [1]], "is not in the written form of a state"),
         ([99], "is not in the written form of a state"),
         ([form.ABSENT], "is not in the written form of a state"),
-        (msgspec.msgpack.Ext(-1, b"\0\0\0\0"), "is not in the written form of a state"),
+        pytest.param(msgspec.msgpack.Ext(-1, b"\0\0\0\0"), "is not in the written form of a state", id="ext"),
         ({(): 1}, "has a key that is not in the written form of a state"),
         ([form.LIST], "is no written sequence"),
         ([form.LIST, 5], "is no written sequence"),

@@ -60,11 +60,20 @@ class Journal:
         emit: called with progress events, plain dictionaries.
         generation: the generation that hands over.
         dry_run: whether nothing is to move.
+        silent: whether nothing of it is worth a line in the log: it is one of many tries.
+
+    Attributes:
+        id: the handoff's id.
+        phase: the phase that it is in.
+        silent: as above.
     """
 
-    def __init__(self, emit: Callable[[dict[str, Any]], None], generation: int, *, dry_run: bool) -> None:
+    def __init__(
+        self, emit: Callable[[dict[str, Any]], None], generation: int, *, dry_run: bool = False, silent: bool = False
+    ) -> None:
         self.id = secrets.token_hex(6)
         self.phase = "preflight"
+        self.silent = silent
         self._emit = emit
         self._generation = generation
         self._dry_run = dry_run
@@ -82,11 +91,6 @@ class Journal:
         self.phase = phase
         self._emit({"event": "phase", "phase": phase, "new_pid": new_pid})
         log.event(logging.INFO, "handoff-phase", id=self.id, phase=phase, new_pid=new_pid)
-
-    @property
-    def silent(self) -> bool:
-        """Whether nothing of it is logged: it is a dry run, or one of many tries."""
-        return self._dry_run
 
     def session(self, id: str, fate: str, code: str, detail: str) -> None:
         """A session does not move: tell which one, and why."""

@@ -81,7 +81,7 @@ class Follow:
         self.options = Options(boundary_timeout=boundary_timeout)
         self.changed = asyncio.Event()
         self.collector = CollectorPause()
-        self.journal = Journal(self.emit, generation, dry_run=True)
+        self.journal = Journal(self.emit, generation, silent=True)
         self._link = link
         self._generation = generation
         self._machine = Sender()

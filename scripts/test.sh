@@ -10,5 +10,7 @@ shift
 if [ $# -gt 0 ]; then
     exec "$python" -m pytest "$@"
 fi
-"$python" -m pytest --numprocesses "$(($(nproc) + 1))" --dist worksteal -m 'not alone'
-"$python" -m pytest -m alone
+status=0
+"$python" -m pytest --numprocesses "$(($(nproc) + 1))" --dist worksteal -m 'not alone' || status=$?
+"$python" -m pytest -m alone || status=$?
+exit "$status"

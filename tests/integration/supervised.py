@@ -271,7 +271,7 @@ def watching(service: Supervised) -> Iterator[Iterator[dict[str, Any]]]:
     try:
         yield (json.loads(line) for line in process.stdout)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # and no SIGINT, which a shell has its background jobs ignore
         process.wait(10.0)
         process.stdout.close()
 

@@ -208,7 +208,7 @@ def test_control_c_of_a_telnet_client_ends_the_showing_and_not_the_handoff(tmp_p
         service.follow(int(person.sees(" serves now").rsplit(" ", 1)[1]))
 
 
-def test_console_and_command_line_give_the_same_update(tmp_path: Path) -> None:
+def test_console_command_line_and_signal_give_the_same_update(tmp_path: Path) -> None:
     def comparable(report: dict[str, Any]) -> dict[str, Any]:
         changing = {"id", "old_pid", "new_pid", "generation", "pause_ms", "elapsed_ms", "phases_ms"}
         return {name: value for name, value in report.items() if name not in changing}
@@ -236,10 +236,13 @@ def test_console_and_command_line_give_the_same_update(tmp_path: Path) -> None:
             person.types("update --probation 0")
             service.follow(int(person.sees(" serves now").rsplit(" ", 1)[1]))
             assert comparable(next(reports)) == comparable(by_command)
+            os.kill(service.server.pid, signal.SIGUSR2)
+            by_signal = next(reports)
+            service.follow(by_signal["new_pid"])
+            assert comparable(by_signal) == comparable(by_command)
             watcher.kill()
         with service.person() as person:
-            by_console = person.asks("history")
-        assert by_console.count("handoff") == 2
+            assert person.asks("history").count("handoff") == 3
         client.sendall(b"b\n")
         assert client.recv(10) == b"b\n"
 

@@ -42,7 +42,8 @@ class SessionElsewhere(HotfdError):  # noqa: N818 - reads as the condition
     """A connection would have to move to a newer process to join a session, and cannot.
 
     Args:
-        reason: why it must not move, as the handler has said it; None when that process has gone.
+        reason: why it cannot: as the handler has said it with ``movable``, or what of its state cannot travel; None
+            when that process has gone.
     """
 
     def __init__(self, reason: str | None) -> None:
@@ -50,8 +51,8 @@ class SessionElsewhere(HotfdError):  # noqa: N818 - reads as the condition
             "the process that has replaced this one, and serves shared sessions, is gone; close the connection, "
             "so that its client comes again"
             if reason is None
-            else f"a newer process serves shared sessions now, and this connection may not move there ({reason}); "
-            "set movable to True before join"
+            else f"a newer process serves shared sessions now, and this connection cannot move there ({reason}); "
+            "set movable to True before join, and keep in its state what can travel"
         )
         self.reason = reason
 

@@ -77,6 +77,7 @@ class Connection(Generic[S]):
         "_resuming",
         "_scope",
         "_session",
+        "_stranded",
         "_stream",
         "_task",
         "_timers",
@@ -133,6 +134,7 @@ class Connection(Generic[S]):
         self._fence_waiters: list[asyncio.Future[None]] = []
         self._parked = False
         self._immovable: str | None = None
+        self._stranded: str | None = None  # why it cannot get to the session that it wants to join
         self._end_callbacks: list[Callable[[], object]] = []
         session.connections.append(self)
         if on_touch is not None:
@@ -376,7 +378,7 @@ class Connection(Generic[S]):
             ConnectionClosed: the connection was lost while it waited.
             HandedOff: the connection moved.
             RuntimeError: the caller is not the connection's handler, but another task.
-            SessionElsewhere: the connection would have to move, and :attr:`movable` forbids it.
+            SessionElsewhere: the connection would have to move, and :attr:`movable` forbids it, or its state cannot.
             StateError: the state's type cannot travel.
             ValueError: the key is none, or the session keeps another kind of state.
         """
@@ -387,6 +389,7 @@ class Connection(Generic[S]):
         self._check_owner()
         if self._session.key == key:
             return self._session
+        self._stranded = None
         self._joining = wish
         try:
             while not rooms.admit(self):

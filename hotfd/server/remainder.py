@@ -180,6 +180,7 @@ class Follow:
             same_framing=all(theirs == spec for theirs in self._hello.framings.values()),
             answer_limit=self.options.answer_limit,
             on_change=self.changed.set,
+            on_kept=lambda session, code, detail: self.engine.rooms.stranded(session, f"{code}: {detail}"),
             announced=self._announced,
             writers=self._writers,
         )

@@ -97,8 +97,9 @@ class Rooms:
             case Verdict.ORPHANED:
                 raise SessionElsewhere(None)
             case Verdict.MOVE:
-                if connection._immovable is not None:
-                    raise SessionElsewhere(connection._immovable)
+                hindrance = connection._immovable or connection._stranded
+                if hindrance is not None:
+                    raise SessionElsewhere(hindrance)
                 self.on_must_move(own)
         return False
 
@@ -157,6 +158,13 @@ class Rooms:
                     self._engine.start_handler(connection)
                 else:
                     connection._wake()
+
+    def stranded(self, session: Session, reason: str) -> None:
+        """A session cannot go to a newer process, whatever its handlers do: who waits to join one there is told."""
+        for connection in session.connections:
+            if connection._joining is not None:
+                connection._stranded = reason
+                connection._wake()
 
     def ready(self, connection: Connection[Any]) -> bool:
         """Whether the handler of a connection that has arrived may start: whether it is where it was going."""

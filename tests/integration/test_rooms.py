@@ -52,6 +52,9 @@ ROOMS = """
             elif word == "stay":
                 conn.movable = False, "told to"
                 await conn.send(b"staying")
+            elif word == "spoil":
+                conn.state.room = object()
+                await conn.send(b"spoilt")
             elif word == "go":
                 conn.movable = True
                 await conn.send(b"going")
@@ -174,6 +177,17 @@ def test_who_may_not_move_is_told_that_the_session_is_elsewhere(service: harness
     slow.say("a")
     harness.wait_gone(service.pids[0])
     assert slow.ask("?") == "a 0 2"
+
+
+def test_who_cannot_move_because_of_his_state_is_told_so_too(service: harness.Server) -> None:
+    in_room(service, "a", 1)
+    slow = player(service)
+    assert slow.ask("busy 1") == "busy"
+    service.handoff("--probation", "0.2", "--boundary-timeout", "0.2", expect=3)
+    assert slow.hear() == "free"
+    assert slow.ask("spoil") == "spoilt"
+    assert slow.ask("a") == "elsewhere"
+    assert slow.ask("?") == "- -1 1", "it goes on where it is"
 
 
 def test_what_stayed_behind_moves_with_a_later_handoff_over_two_generations(service: harness.Server) -> None:

@@ -31,10 +31,13 @@ FAULTS = """
     def fault(point):
         # What the file "fault" beside the program says, "POINT SIGNAL", happens once, to whoever comes to the point.
         file = pathlib.Path(sys.argv[0]).with_name("fault")
-        if file.exists() and file.read_text().split()[0] == point:
-            number = getattr(signal, file.read_text().split()[1])
+        try:
+            where, number = file.read_text().split()
+        except FileNotFoundError:  # none is armed, or the other process has just come to its own
+            return
+        if where == point:
             file.unlink()
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), getattr(signal, number))
 
 
     def at(owner, name, point, when, *, after=False):

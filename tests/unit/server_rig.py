@@ -218,3 +218,19 @@ async def rig(handler: Handler, **options: Any) -> AsyncIterator[Rig]:
             await turns(MANY_TURNS)
     gc.collect()  # a task's exception is told when the task is forgotten
     assert not unseen
+
+
+async def joined(made: Rig, key: str, count: int) -> list[Client]:
+    """Connect clients and put them into a room, with a handler that answers ``join KEY`` by ``in`` and their number."""
+    clients = [await made.client() for _ in range(count)]
+    for number, client in enumerate(clients, 1):
+        client.say(b"join %s\n" % key.encode())
+        await client.hears(b"in %d\n" % number)
+    await until(lambda: all(session.obstacle() is None for session in made.sessions))
+    return clients
+
+
+def room_of(made: Rig, key: str) -> Session:
+    """Return the one session with a key."""
+    (room,) = [session for session in made.sessions if session.key == key]
+    return room

@@ -12,11 +12,11 @@ import pytest
 from hotfd import _core
 from hotfd.errors import ConnectionClosed, StateError
 from hotfd.server.moving import BATCH
-from hotfd.server.session import BROADCAST_LIMIT, Session
+from hotfd.server.session import BROADCAST_LIMIT
 from hotfd.server.stream import Life
 from hotfd.server.takeover import Takeover
 from hotfd.wire import messages as m
-from tests.unit.server_rig import MANY_TURNS, Client, Rig, rig, until
+from tests.unit.server_rig import MANY_TURNS, joined, rig, room_of, until
 from tests.unit.wire_support import on_each_loop, turns
 
 if TYPE_CHECKING:
@@ -66,25 +66,6 @@ async def member(conn: Connection[Any]) -> None:
 
 WORK: list[asyncio.Event] = []
 """What the handlers work at, the latest last; setting it ends the work."""
-
-
-async def joined(made: Rig, key: str, count: int) -> list[Client]:
-    """Connect clients and put them into a room."""
-    clients = [await made.client() for _ in range(count)]
-    for number, client in enumerate(clients, 1):
-        client.say(b"join %s\n" % key.encode())
-        await client.hears(b"in %d\n" % number)
-    await at_rest(made)
-    return clients
-
-
-async def at_rest(made: Rig) -> None:
-    await until(lambda: all(session.obstacle() is None for session in made.sessions))
-
-
-def room_of(made: Rig, key: str) -> Session:
-    (room,) = [session for session in made.sessions if session.key == key]
-    return room
 
 
 @on_each_loop

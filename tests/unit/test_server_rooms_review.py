@@ -18,7 +18,7 @@ from hotfd.server.remainder import Follow
 from hotfd.transfer.channel import Channel
 from hotfd.transfer.process import ProcessWatch
 from hotfd.wire import messages as m
-from tests.unit.server_rig import MANY_TURNS, Client, Rig, rig, until
+from tests.unit.server_rig import MANY_TURNS, joined, rig, room_of, until
 from tests.unit.wire_support import on_each_loop, turns
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from hotfd.server.connection import Connection
     from hotfd.server.gate import Gate
     from hotfd.server.moving import Moving
-    from hotfd.server.session import Session
 
 
 @dataclass
@@ -65,21 +64,6 @@ async def member(conn: Connection[Any]) -> None:
 
 WORK: list[asyncio.Event] = []
 """What the handlers work at, the latest last; setting it ends the work."""
-
-
-async def joined(made: Rig, key: str, count: int) -> list[Client]:
-    """Connect clients and put them into a room."""
-    clients = [await made.client() for _ in range(count)]
-    for number, client in enumerate(clients, 1):
-        client.say(b"join %s\n" % key.encode())
-        await client.hears(b"in %d\n" % number)
-    await until(lambda: all(session.obstacle() is None for session in made.sessions))
-    return clients
-
-
-def room_of(made: Rig, key: str) -> Session:
-    (room,) = [session for session in made.sessions if session.key == key]
-    return room
 
 
 # ---------------------------------------------------------------- what is over

@@ -69,6 +69,11 @@ int hotfd_peer_credentials(int fd, struct hotfd_peer *peer);
 int hotfd_peer_pidfd(int fd);
 int hotfd_abort(int fd);
 
+#define HOTFD_WATCH_NEW ...
+#define HOTFD_WATCH_OVER ...
+int hotfd_watch(int directory);
+int hotfd_watch_read(int watch, const char *name);
+
 struct hotfd_framing {
     uint32_t kind;
     uint32_t flags;
@@ -87,7 +92,7 @@ int hotfd_scan(const struct hotfd_framing *framing, struct hotfd_scan *scan, con
                size_t len, void *spans, size_t max);
 """
 
-SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/scan.c", "csrc/scan_resp.c"]
+SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/watch.c", "csrc/scan.c", "csrc/scan_resp.c"]
 
 ffibuilder = FFI()
 ffibuilder.cdef(CDEF)

@@ -1,5 +1,5 @@
 /*
- * The C core of hotfd: descriptors in messages, sealed memory, socket facts, and frame scanners.
+ * The C core of hotfd: descriptors in messages, sealed memory, socket facts, directories, and frame scanners.
  *
  * What holds for every function here:
  *
@@ -129,6 +129,28 @@ int hotfd_peer_pidfd(int fd);
 
 /* Reset a TCP connection at once, whoever else holds a copy of it; nothing that was written is still sent. */
 int hotfd_abort(int fd);
+
+/* ------------------------------------------------------------------- watch.c: changes in a directory ---- */
+
+enum hotfd_watch_news {
+    HOTFD_WATCH_NEW = 1,  /* another file has the name now, or the kernel has lost count of what happened */
+    HOTFD_WATCH_OVER = 2, /* the directory was removed, moved or unmounted: no news of this place follow */
+};
+
+/*
+ * Watch a directory, given by a descriptor of it, which may be an O_PATH one and can be closed afterwards.
+ * Returns a non-blocking descriptor that is readable when something has happened. -EMFILE: this user has as
+ * many as /proc/sys/fs/inotify/max_user_instances; -ENOSPC: as many as max_user_watches; -EACCES: it is not
+ * readable.
+ */
+int hotfd_watch(int directory);
+
+/*
+ * Say what has happened since the last call: 0, or news as bits. `name` is a file's name in the directory;
+ * what happens to others is read and passed over. Never blocks. While the descriptor is readable there is
+ * more: call again.
+ */
+int hotfd_watch_read(int watch, const char *name);
 
 /* -------------------------------------------------------------- scan.c, scan_resp.c: frame scanners ---- */
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 from hotfd._version import __version__
 from hotfd.errors import (
     ChannelError,
+    ConfigError,
+    Conflict,
     ConnectionClosed,
     ConnectionMoved,
     ControlError,
@@ -29,13 +31,17 @@ from hotfd.errors import (
     HandedOff,
     HandoffRefused,
     HotfdError,
+    ReleaseRefused,
     SessionElsewhere,
     StateError,
+    StoreError,
 )
 
 if TYPE_CHECKING:
     from hotfd.app.runner import run
     from hotfd.app.service import Server
+    from hotfd.config.declare import Config
+    from hotfd.config.hints import Live
     from hotfd.framing import Delimited, Fixed, Framing, LengthPrefix, Lines, Netstring, Resp, VarintPrefix
     from hotfd.server.connection import Connection
     from hotfd.server.session import Session
@@ -45,6 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChannelError",
+    "Config",
+    "ConfigError",
+    "Conflict",
     "Connection",
     "ConnectionClosed",
     "ConnectionMoved",
@@ -59,13 +68,16 @@ __all__ = [
     "HotfdError",
     "LengthPrefix",
     "Lines",
+    "Live",
     "Netstring",
+    "ReleaseRefused",
     "Resp",
     "Server",
     "Session",
     "SessionElsewhere",
     "State",
     "StateError",
+    "StoreError",
     "Subscription",
     "Timer",
     "VarintPrefix",
@@ -75,12 +87,14 @@ __all__ = [
 
 # What needs asyncio and the C core is loaded when it is first used: the command line must start quickly.
 _HOME = {
+    "Config": "hotfd.config.declare",
     "Connection": "hotfd.server.connection",
     "Delimited": "hotfd.framing",
     "Fixed": "hotfd.framing",
     "Framing": "hotfd.framing",
     "LengthPrefix": "hotfd.framing",
     "Lines": "hotfd.framing",
+    "Live": "hotfd.config.hints",
     "Netstring": "hotfd.framing",
     "Resp": "hotfd.framing",
     "Server": "hotfd.app.service",

@@ -19,11 +19,19 @@ does not swallow it.
           +-- ChannelError       the other process broke the handoff protocol
           +-- HandoffRefused     a handoff did not happen, and why
           +-- ControlError       a control endpoint could not be reached or answered badly
+          +-- ConfigError        a configuration cannot be had, published or read
+               +-- ReleaseRefused  what was published is not what the code declares; says every fault
+               +-- PushRefused     a configuration server and its subscriber cannot deal with each other
+               +-- StoreError      the store of releases could not be read or written
+                    +-- Conflict   somebody else has changed the module meanwhile
     ConnectionError
      +-- ConnectionClosed        the connection is over; nothing more can be written
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 
 class HandedOff(BaseException):
@@ -111,6 +119,70 @@ class HandoffRefused(HotfdError):  # noqa: N818 - reads as the outcome
 
 class ControlError(HotfdError):
     """A control endpoint could not be found, reached, or did not answer as one."""
+
+
+class Fault(NamedTuple):
+    """One fault of a release: where, what stands there, and what would be right.
+
+    Attributes:
+        path: where in the values, e.g. ``damage.sword`` or ``rooms[3].size``; empty for the whole.
+        value: what stands there, written as JSON and cut to a length that fits a line.
+        expected: what would be right, for people.
+    """
+
+    path: str
+    value: str
+    expected: str
+
+    def __str__(self) -> str:
+        where = self.path or "the whole"
+        return f"{where} is {self.value}; expected {self.expected}" if self.value else f"{where}: {self.expected}"
+
+
+class ConfigError(HotfdError):
+    """A configuration cannot be had, published or read; the message says what to do."""
+
+
+class ReleaseRefused(ConfigError):  # noqa: N818 - reads as the outcome
+    """A release is not what the code declares; nothing has changed.
+
+    Args:
+        module: the module.
+        faults: every fault that was found.
+    """
+
+    SHOWN: Final = 20
+    """Faults in the message; the others are counted."""
+
+    def __init__(self, module: str, faults: Iterable[Fault]) -> None:
+        self.module = module
+        self.faults = list(faults)
+        lines = [str(fault) for fault in self.faults[: self.SHOWN]]
+        if len(self.faults) > self.SHOWN:
+            lines.append(f"and {len(self.faults) - self.SHOWN} more")
+        super().__init__(f"module {module!r}: " + "; ".join(lines))
+
+
+class PushRefused(ConfigError):  # noqa: N818 - reads as the outcome
+    """A configuration server and a subscriber of it cannot deal with each other; their connection ends.
+
+    Args:
+        code: ``protocol``, ``malformed``, ``too-many``, ``unknown-module`` or ``not-ready``.
+        detail: one line that says what happened and what to do.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class StoreError(ConfigError):
+    """The store of releases could not be reached, read or written; nothing was published."""
+
+
+class Conflict(StoreError):  # noqa: N818 - reads as the condition
+    """Somebody else has changed the module meanwhile; look again, and decide anew."""
 
 
 class ConnectionClosed(ConnectionError):  # noqa: N818 - reads as the condition

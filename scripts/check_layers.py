@@ -26,6 +26,8 @@ LAYERS = (
     "state",
     "wire",
     "transfer",
+    "config",
+    "publish",
     "server",
     "display",
     "control",
@@ -33,6 +35,7 @@ LAYERS = (
     "testing",
     "supervisor",
     "app",
+    "distribution",
     "cli",
 )
 """From low to high. What is not named here belongs to no layer, and is an offence itself."""
@@ -40,10 +43,18 @@ LAYERS = (
 BASE = ("errors", "log", "report", "systemd", "_version")
 """Modules of the lowest layer, which everybody may import."""
 
-FORBIDDEN = {"control": {"server"}, "console": {"server"}, "display": {"server"}, "supervisor": {"server", "testing"}}
+FORBIDDEN = {
+    "config": {"framing", "state", "wire", "transfer"},
+    "publish": {"framing", "state", "wire", "transfer"},
+    "server": {"publish"},
+    "control": {"server", "config", "publish"},
+    "console": {"server", "config", "publish"},
+    "display": {"server", "publish"},
+    "supervisor": {"server", "testing", "config", "publish"},
+}
 """Layers that may not be imported although they are below: the control socket knows nothing of the server."""
 
-DEFERRED = {"cli": {"server", "supervisor", "app"}}
+DEFERRED = {"cli": {"config", "publish", "server", "supervisor", "app", "distribution"}}
 """Layers that may be imported inside a function only: the command line must start quickly."""
 
 NATIVE = ("cffi", "_cffi_backend", "hotfd._core._native")
@@ -62,16 +73,24 @@ def layer_of(module: str) -> str | None:
 
 
 def imports(tree: ast.Module, package: str, is_module: set[str]) -> Iterator[tuple[int, str, bool]]:
-    """Yield each import of a file: its line, the module's full name, and whether it is at module level."""
+    """Yield each import of a file: its line, the module's full name, and whether that is done when the file is loaded."""
     deferred = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or for_types_only(node)
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
         for name in imported(node, package, is_module):
             yield getattr(node, "lineno", 0), name, id(node) not in deferred
+
+
+def for_types_only(node: ast.AST) -> bool:
+    """Return whether a node is ``if TYPE_CHECKING:`` without an ``else``; what is in it is never carried out."""
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=[]):
+            return True
+    return False
 
 
 def imported(node: ast.AST, package: str, is_module: set[str]) -> list[str]:

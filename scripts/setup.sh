@@ -95,6 +95,6 @@ if ! "$VENV/bin/python" -c '' 2>/dev/null; then
     "$PYTHON" -m venv --clear "$VENV"
 fi
 say "installing hotfd and its tools into $VENV, and building the C core (a minute the first time)"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test,lint,uvloop]'
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test,lint,uvloop,config,etcd]'
 "$VENV/bin/python" -c 'import hotfd._core' || fail "the C core was built and does not load"
 touch "$stamp"

@@ -1,4 +1,4 @@
-"""The C core seen from Python: descriptors in messages, sealed memory, socket facts, frame scanners.
+"""The C core seen from Python: descriptors in messages, sealed memory, socket facts, directories, frame scanners.
 
 This is the only module that touches cffi. A negative code of the C core becomes an exception in
 :func:`_checked` and nowhere else; what the functions promise is written in ``csrc/hotfd.h``.
@@ -324,6 +324,47 @@ def abort(fd: int) -> None:
         OSError: ``fd`` is no TCP socket.
     """
     _checked(lib.hotfd_abort(fd))
+
+
+# ---------------------------------------------------------------- changes in a directory
+
+
+class WatchNews(NamedTuple):
+    """What has happened in a directory since it was last asked.
+
+    Attributes:
+        new: another file has the name, or the kernel has lost count of what happened.
+        over: the directory was removed, moved or unmounted; the watch says nothing more of that place.
+    """
+
+    new: bool
+    over: bool
+
+
+def watch_directory(directory: int) -> int:
+    """Watch a directory (inotify(7)) for files that come to their names by rename(2).
+
+    Args:
+        directory: a descriptor of it, an O_PATH one will do; it can be closed afterwards.
+
+    Returns:
+        a non-blocking descriptor, readable when :func:`watch_news` has something to say.
+
+    Raises:
+        OSError: EMFILE or ENOSPC, this user watches as much as the kernel allows
+            (``/proc/sys/fs/inotify/``); EACCES, the directory is not readable; ENOTDIR, it is none.
+    """
+    return _checked(lib.hotfd_watch(directory))
+
+
+def watch_news(watch: int, name: str) -> WatchNews:
+    """Return what has happened to the file of this name, and to the directory. Never blocks.
+
+    Raises:
+        OSError: ``watch`` is not what :func:`watch_directory` returns.
+    """
+    news = _checked(lib.hotfd_watch_read(watch, os.fsencode(name)))
+    return WatchNews(bool(news & lib.HOTFD_WATCH_NEW), bool(news & lib.HOTFD_WATCH_OVER))
 
 
 # ---------------------------------------------------------------- frame scanners

@@ -40,6 +40,7 @@ class _Rollback(_Handoff, forbid_unknown_fields=True):
 class _Sessions(msgspec.Struct, forbid_unknown_fields=True):
     type: str = "sessions"
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    session: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
 
 
 def only(request: dict[str, Any], *fields: str) -> None:
@@ -53,16 +54,17 @@ def only(request: dict[str, Any], *fields: str) -> None:
         raise HandoffRefused("malformed", f"the {request.get('type')} instruction has no field {unknown[0]!r}")
 
 
-def limit_of(request: dict[str, Any]) -> int:
-    """Read the request for a sample of sessions: how many at most.
+def sample_of(request: dict[str, Any]) -> tuple[int, str | None]:
+    """Read the request for a sample of sessions: how many at most, and the id or key of the one that is asked for.
 
     Raises:
         HandoffRefused: a field is unknown, or has a value that it cannot have.
     """
     try:
-        return msgspec.convert(request, _Sessions).limit
+        asked = msgspec.convert(request, _Sessions)
     except msgspec.ValidationError as error:
         raise _malformed(request, _Sessions, error) from None
+    return asked.limit, asked.session
 
 
 def options_of(request: dict[str, Any]) -> Options:

@@ -15,7 +15,7 @@ import prctl
 
 from hotfd import log
 from hotfd.app.service import Server, ServerOptions
-from hotfd.errors import HandoffRefused
+from hotfd.errors import ConfigError, HandoffRefused
 
 if TYPE_CHECKING:
     from hotfd.framing import Framing
@@ -56,7 +56,7 @@ def run(
         options: the other arguments of :class:`Server`.
 
     Raises:
-        StateError, ValueError: as :class:`Server`.
+        StateError, ConfigError, ValueError: as :class:`Server`.
     """
     log.configure(log_style)
     raise_descriptor_limit()
@@ -79,7 +79,7 @@ def run(
     except HandoffRefused as refusal:
         log.event(logging.WARNING, "exit", code=refusal.code, reason=refusal.detail)
         sys.exit(EX_TEMPFAIL)
-    except OSError as error:
+    except (ConfigError, OSError) as error:
         log.event(logging.ERROR, "exit", reason=str(error))
         sys.exit(1)
 

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -21,11 +22,11 @@ from hotfd.app.consoles import Consoles, addresses_of
 from hotfd.app.events import Hub
 from hotfd.app.notify import Notifier
 from hotfd.app.past import Past
-from hotfd.app.request import limit_of, only, options_of
+from hotfd.app.request import only, options_of, sample_of
 from hotfd.app.succession import Succession
 from hotfd.control.endpoint import Endpoint, Instruction
 from hotfd.control.runtime import RuntimeDirectory, socket_name
-from hotfd.errors import ControlError, HandoffRefused
+from hotfd.errors import ConfigError, ControlError, HandoffRefused
 from hotfd.framing import Framing, Lines
 from hotfd.server.activation import activated
 from hotfd.server.background import Background, Freezer, Work
@@ -44,6 +45,8 @@ from hotfd.transfer.listening import parse
 from hotfd.transfer.process import inherited_channel
 
 if TYPE_CHECKING:
+    from hotfd.app.configuration import Configuration
+    from hotfd.config.declare import Config
     from hotfd.server.connection import Connection
     from hotfd.transfer.history import History
 
@@ -59,6 +62,7 @@ class ServerOptions(TypedDict, total=False):
     """The arguments of :class:`Server` that :func:`hotfd.run` passes on."""
 
     session_states: Sequence[type[Any] | State[Any]]
+    config: Config[Any] | Sequence[Config[Any]] | None
     cutover: Literal["rolling", "together"]
     on_start: Hook | None
     on_freeze: Hook | None
@@ -90,6 +94,8 @@ class Server(Generic[S]):
             :class:`hotfd.State`; None keeps none.
         session_states: types of shared sessions' states that are no classes at module level; those are found
             by their names.
+        config: a module of configuration, or several: what handlers read as ``connection.config``. The server starts
+            when each has a release; see :class:`hotfd.Config`.
         name: the service's name in status and process lists.
         cutover: ``rolling`` moves each session by itself; ``together`` moves all in one moment, with what
             ``export_state`` returns, for servers whose sessions share state.
@@ -126,6 +132,7 @@ class Server(Generic[S]):
         framing: Framing | None = None,
         state: type[S] | State[S] | None = None,
         session_states: Sequence[type[Any] | State[Any]] = (),
+        config: Config[Any] | Sequence[Config[Any]] | None = None,
         name: str = "",
         cutover: Literal["rolling", "together"] = "rolling",
         on_start: Hook | None = None,
@@ -160,6 +167,7 @@ class Server(Generic[S]):
         self._framing = framing if framing is not None else Lines()
         self._codec: Codec[S] = Codec.of(state)
         self._kinds = Kinds(getattr(handler, "__module__", "__main__"), session_states)
+        self._configuration = _configuration(config, self.name)
         self._together = cutover == "together"
         self._on_start = on_start
         self._background = Background()
@@ -185,6 +193,7 @@ class Server(Generic[S]):
         self._past = Past(self._codec.version)
         self._bus = Bus()
         self._instructions: dict[str, Instruction] = {
+            "config": self._on_config,
             "history": self._on_history,
             "result": self._on_result,
             "rollback": self._on_update,
@@ -215,7 +224,8 @@ class Server(Generic[S]):
         await self._close()
 
     async def _open(self) -> None:
-        engine = self._engine = Engine(self._handler, self._framing, self._codec, self._kinds, self._bus)
+        slots = self._configuration.slots if self._configuration is not None else None
+        engine = self._engine = Engine(self._handler, self._framing, self._codec, self._kinds, self._bus, slots)
         channel = inherited_channel()
         if channel is not None:
             self._bus.wait()
@@ -235,6 +245,7 @@ class Server(Generic[S]):
         else:
             self._past.begin(None, self._generation, None)
         self._neighbours = Neighbours(engine, self._generation)
+        await self._configure()
         await self._initialise()
         await self._past.complete()  # who sees this process serve may change its files
         await self._open_control()
@@ -253,6 +264,18 @@ class Server(Generic[S]):
             self._initialised = True
             if self._takeover.settled:
                 self._serve_alone()
+
+    async def _configure(self) -> None:
+        """Have a release of each module; when a new process gets none, the old one learns why."""
+        if self._configuration is None:
+            return
+        self._configuration.sessions = self._engine_of().sessions
+        try:
+            await self._configuration.start(self._generation)
+        except ConfigError as error:
+            if self._takeover is not None:
+                raise await self._takeover.fail("config-unavailable", str(error)) from error
+            raise
 
     async def _initialise(self) -> None:
         """Run ``on_start``; when it fails in a new process, the old one learns why."""
@@ -368,6 +391,8 @@ class Server(Generic[S]):
         if self._takeover is not None and not self._takeover.done.done():
             self._takeover.leave()
         await self._background.close()
+        if self._configuration is not None:
+            await self._configuration.aclose()
         if self._engine is not None:
             await self._engine.stop()
         if self._neighbours is not None:
@@ -407,6 +432,15 @@ class Server(Generic[S]):
         return self._bus
 
     @property
+    def config(self) -> Any:
+        """The configuration that sessions began with last, for what runs beside them; None without one.
+
+        What a session holds is its ``config``; it may be another one.
+        """
+        running = self._configuration.slots.running if self._configuration is not None else None
+        return running.value if running is not None else None
+
+    @property
     def addresses(self) -> list[str]:
         """The addresses that clients connect to, with real ports."""
         listeners = self._engine.listeners.values() if self._engine is not None else ()
@@ -436,7 +470,7 @@ class Server(Generic[S]):
             "consoles": self._consoles.addresses,
             "connections": engine.connections if engine is not None else 0,
             "sessions": len(engine.sessions) if engine is not None else 0,
-            "config": None,
+            "config": self._config_status(),
             "version": __version__,
             "uptime_s": round(time.time() - self._started, 1),
             "cutover": "together" if self._together else "rolling",
@@ -449,6 +483,11 @@ class Server(Generic[S]):
             "laggards": self._laggards(),
             "older": engine.links.status() if engine is not None else [],
         }
+
+    def _config_status(self) -> dict[str, Any] | None:
+        if self._configuration is None:
+            return None
+        return self._configuration.status(self._engine.held_releases() if self._engine is not None else Counter())
 
     @property
     def _condition(self) -> str:
@@ -492,8 +531,13 @@ class Server(Generic[S]):
         return self.status()
 
     async def _on_sessions(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        limit = limit_of(request)
-        return {"pid": os.getpid(), "generation": self._generation, **await sample(self._engine_of(), limit)}
+        limit, wanted = sample_of(request)
+        found = await sample(self._engine_of(), limit, wanted)
+        return {"pid": os.getpid(), "generation": self._generation, **found}
+
+    async def _on_config(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        only(request)
+        return {"pid": os.getpid(), "generation": self._generation, "modules": self._config_status() or {}}
 
     async def _on_update(self, request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         options = options_of(request)
@@ -548,3 +592,13 @@ class Server(Generic[S]):
             await self._on_update({"type": "update"}, lambda event: None)
         except HandoffRefused as refusal:
             log.event(logging.WARNING, "handoff-refused", code=refusal.code, reason=refusal.detail)
+
+
+def _configuration(config: Config[Any] | Sequence[Config[Any]] | None, service: str) -> Configuration | None:
+    """Return what brings a server its configuration; None when it declares none."""
+    configs = [] if config is None else list(config) if isinstance(config, Sequence) else [config]
+    if not configs:
+        return None
+    from hotfd.app.configuration import Configuration  # which programs without a configuration need not load
+
+    return Configuration(configs, service)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from hotfd._version import __version__
 from hotfd.control.errors import RequestFailed, ServerGone, Unreachable
 from hotfd.display.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 UNUSABLE = 2
 """Exit status when no request could be made: usage, no such process, not a hotfd server, not permitted."""
@@ -23,6 +26,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "completion": "hotfd.cli.completion",
+    "config": "hotfd.cli.config.group",
     "doctor": "hotfd.cli.doctor",
     "handoff": "hotfd.cli.handoff",
     "history": "hotfd.cli.history",
@@ -49,17 +53,26 @@ class Unusable(click.ClickException):
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported when they are asked for.
+
+    Args:
+        modules: each command's module, by the command's name.
+        settings: as :class:`click.Group` takes them.
+    """
+
+    def __init__(self, *args: Any, modules: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
-        return sorted(COMMANDS)
+        return sorted(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command ``cmd_name``, or None."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self._modules:
             return None
-        command = importlib.import_module(COMMANDS[cmd_name]).command
+        command = importlib.import_module(self._modules[cmd_name]).command
         assert isinstance(command, click.Command)
         return command
 
@@ -67,29 +80,34 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that ``args`` begins with; a misspelt one is answered with those like it."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            close = difflib.get_close_matches(args[0], COMMANDS)
+        if args and args[0] not in self._modules and not args[0].startswith("-") and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(args[0], self._modules)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            ctx.fail(f"There is no command {args[0]!r}.{hint} Commands: {', '.join(sorted(COMMANDS))}.")
+            ctx.fail(f"There is no command {args[0]!r}.{hint} Commands: {', '.join(sorted(self._modules))}.")
         return super().resolve_command(ctx, args)
 
+
+class Main(LazyGroup):
+    """The top of the command line: what goes wrong with a server becomes a line and an exit status."""
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what goes wrong with a server becomes a line and an exit status."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except Unreachable as exc:
-            raise Unusable(_shown(exc)) from exc
+            raise Unusable(shown(exc)) from exc
         except (RequestFailed, ServerGone) as exc:
-            raise Failure(_shown(exc)) from exc
+            raise Failure(shown(exc)) from exc
 
 
-def _shown(error: Exception) -> str:
+def shown(error: Exception) -> str:
     """Return an error's text, of which a server of another user may have sent a part, without what drives a terminal."""
     return "\n".join(printable(line) for line in str(error).split("\n"))
 
 
 @click.command(
-    cls=LazyGroup,
+    cls=Main,
+    modules=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="hotfd", message="%(prog)s %(version)s")

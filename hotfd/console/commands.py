@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from hotfd.display.config import served
 from hotfd.display.handoff import summary
 from hotfd.display.history import listing as history
 from hotfd.display.sessions import listing as sessions
@@ -39,7 +40,7 @@ _HANDOFF: Final = (
 _WITHOUT_VALUE: Final = frozenset({"dry-run", "force", "allow-downgrade"})
 """Options that take no value after a blank: the next word is not theirs."""
 
-_TEXTS: Final = frozenset({"id", "cwd"})
+_TEXTS: Final = frozenset({"id", "cwd", "session"})
 """Options whose value is text also where it looks like a number, as 12e456 does, the id of a handoff."""
 
 _INTERRUPT: Final = "Control-C ends the showing, and nothing else: what was started goes on."
@@ -55,7 +56,7 @@ class Words:
 
 
 WORDS: Final[Mapping[str, Words]] = {
-    "config": Words("config [--name value]...", "the configuration of the server"),
+    "config": Words("config", "the releases of configuration: which run, which are staged, which sessions hold"),
     HELP: Words("help [COMMAND]", "this list, or more about one command"),
     "history": Words("history", "what ran before, and what can be gone back to"),
     QUIT: Words("quit", "leave the console"),
@@ -66,7 +67,9 @@ WORDS: Final[Mapping[str, Words]] = {
         (*_HANDOFF, _INTERRUPT),
     ),
     "sessions": Words(
-        "sessions [--limit N]", "some of the sessions, and where those wait in the program that cannot move"
+        "sessions [--limit N] [--session ID]",
+        "some of the sessions, and where those wait in the program that cannot move",
+        ("  --session ID          the session with this id or key, or of this connection",),
     ),
     "status": Words("status", "what the server is doing"),
     "update": Words(
@@ -83,6 +86,7 @@ WORDS: Final[Mapping[str, Words]] = {
 }
 
 _SHOWN: Final[Mapping[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "config": served,
     "history": history,
     "sessions": sessions,
     "status": details,

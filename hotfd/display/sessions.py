@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotfd.display.config import releases
 from hotfd.display.text import printable, table
 
 COLUMNS = ("session", "key", "connections", "peer", "boundary")
+
+CONFIG = "config"
+"""The column with the releases that sessions run with; there is none where no session has any."""
 
 
 def listing(answer: dict[str, Any]) -> list[str]:
     """Return the answer of the ``sessions`` instruction as lines: a table, and below it what the busy ones await."""
     sessions = answer.get("sessions") or []
+    total = answer.get("total")
     if not sessions:
-        return ["no sessions"]
-    lines = table([column.upper() for column in COLUMNS], [_row(session) for session in sessions])
-    if isinstance(total := answer.get("total"), int) and total > len(sessions):
+        return [f"no such session among {total}"] if isinstance(total, int) and total > 0 else ["no sessions"]
+    columns, rows = [*COLUMNS], [[*_row(session)] for session in sessions]
+    if any(session.get(CONFIG) for session in sessions):
+        columns.append(CONFIG)
+        rows = [[*row, releases(session.get(CONFIG))] for row, session in zip(rows, sessions, strict=True)]
+    lines = table([column.upper() for column in columns], rows)
+    if isinstance(total, int) and total > len(sessions):
         lines.append(f"{len(sessions)} of {total} sessions; {printable(answer.get('busy', 0))} at no boundary")
     for session in sessions:
         if session.get("obstacle"):

@@ -358,6 +358,12 @@ class Connection(Generic[S]):
         """The session that the connection belongs to: one by itself, or the shared one that it has joined."""
         return self._session
 
+    @property
+    def config(self) -> Any:
+        """The configuration that the connection's session began with; see :attr:`Session.config`."""
+        release = self._session.release
+        return release.value if release is not None else None
+
     async def join(self, key: str, state: Declared = None) -> Session:
         """Join the shared session with a key; make it if there is none. The connections of a session move together.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hotfd import log
 from hotfd.errors import ChannelError, StateError
 from hotfd.server.moving import PROCESS
-from hotfd.server.snapshot import Readers, States, decode_states
+from hotfd.server.snapshot import Readers, States, UnreadableRelease, decode_states
 from hotfd.state import decode_any
 from hotfd.transfer.channel import close_all
 from hotfd.transfer.offer import Assembler, Bundle
@@ -77,7 +77,8 @@ class Custody:
                     self._bus.expect(record)
             except StateError as error:
                 close_all(bundle.descriptors)
-                refusals.append(m.Refusal(id, "state-decode", str(error)[: m.MAX_TEXT]))
+                code = "config-unreadable" if isinstance(error, UnreadableRelease) else "state-decode"
+                refusals.append(m.Refusal(id, code, str(error)[: m.MAX_TEXT]))
         return [id for id in complete if id in self._held], refusals
 
     def _decode(self, bundle: Bundle, process: bytes | None) -> States:

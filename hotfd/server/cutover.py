@@ -26,7 +26,7 @@ from hotfd.server.collector import CollectorPause
 from hotfd.server.escrow import Newcomer
 from hotfd.server.launch import Launch, choose
 from hotfd.server.link import Link
-from hotfd.server.moving import Moving
+from hotfd.server.moving import Moving, send_releases
 from hotfd.server.outcome import Journal, Tally
 from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, descriptor_limit, predict
 from hotfd.server.rewriting import rewrite
@@ -40,6 +40,7 @@ from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
 
 if TYPE_CHECKING:
+    from hotfd.config.slots import Snapshot
     from hotfd.report import Outcome
     from hotfd.server.engine import Engine
     from hotfd.server.options import Identity, Options
@@ -81,6 +82,8 @@ class Cutover:
         self._hello: m.Hello | None = None
         self._link: Link | None = None
         self._announced: dict[str, dict[str, Any]] = {}
+        self._releases: set[Snapshot] = set()
+        self._in_force: dict[str, tuple[int, int]] = {}
         self._pause = Pause()
 
     # -- the straight line ---------------------------------------------------------------------------
@@ -213,11 +216,15 @@ class Cutover:
             framings={spec: self.engine.framing.spec() for spec in self.engine.listeners},
             kinds=self.engine.rooms.kinds.schemas,
             back_to=launch.back_to,
+            releases=self.engine.slots is not None,
         )
         self._announced = setup.kinds
         try:
             history = [self.identity.history.seal()] if self.identity.history is not None else []
             successor.channel.send(setup, history, owned=history)
+            if self.engine.slots is not None:
+                self._releases, self._in_force = set(self.engine.held_releases()), self.engine.slots.in_force
+                send_releases(successor.channel, self.engine.slots, self._releases)
         except ValueError as error:
             raise HandoffRefused("too-large", f"the state's types do not fit the handoff channel: {error}") from error
         except OSError as error:
@@ -263,7 +270,12 @@ class Cutover:
         log.event(logging.INFO, "writing-for-older-code", id=self.id, new_pid=self.new_pid)
 
     async def _predicted(self) -> Report:
-        prediction = predict(self.engine, together=self.identity.together, writers=self._writers)
+        prediction = predict(
+            self.engine,
+            together=self.identity.together,
+            writers=self._writers,
+            unreadable=self._hello.unreadable_releases if self._hello is not None else None,
+        )
         new_pid = self.new_pid
         if self._successor is not None:
             await self._successor.end(at_once=False, code="dry-run", detail="the dry run is over")
@@ -309,6 +321,7 @@ class Cutover:
             answer_limit=self.options.answer_limit,
             on_change=self.changed.set,
             announced=self._announced,
+            releases=self._releases,
             writers=self._writers,
             on_kept=lambda session, code, detail: self.journal.session(session.id, "kept", code, detail),
         )
@@ -324,6 +337,7 @@ class Cutover:
     def pass_listeners(self, *, hold: bool) -> None:
         """Give the new process the listening sockets; from here on it accepts, and not this one."""
         assert self._successor is not None
+        self._send_newer_releases()
         self._touch, fd = TouchMap.create()
         named = [*self.engine.listeners.items(), *self.engine.carried.items()]
         sockets = [listener.sock.fileno() for _, listener in named]
@@ -411,6 +425,14 @@ class Cutover:
     def _unlink(self) -> None:
         if self._link is not None:
             self.engine.links.disconnect(self._link)
+
+    def _send_newer_releases(self) -> None:
+        """What was staged here while the new process started runs there too, whatever its own source says by now."""
+        slots = self.engine.slots
+        if slots is None or self._in_force == slots.in_force:
+            return
+        assert self._successor is not None
+        send_releases(self._successor.channel, slots, ())
 
     def raise_failure(self) -> None:
         """Raise what has gone wrong with the new process, if anything has."""

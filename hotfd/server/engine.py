@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +29,7 @@ from hotfd.server.snapshot import renew
 from hotfd.server.stream import Life
 
 if TYPE_CHECKING:
+    from hotfd.config.slots import Slots, Snapshot
     from hotfd.framing import Framing
     from hotfd.server.keeper import Mover
     from hotfd.state import Codec
@@ -51,6 +52,7 @@ class Engine:
         codec: the state of a connection.
         kinds: the states of shared sessions; by default those that can be found by name.
         bus: what is published among the connections; by default a new one.
+        slots: the configuration; None for a server without one.
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class Engine:
         codec: Codec[Any],
         kinds: Kinds | None = None,
         bus: Bus | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self.handler = handler
         self.framing = framing
         self.codec = codec
+        self.slots = slots
         self.rooms = Rooms(self, kinds or Kinds(getattr(handler, "__module__", "__main__")))
         self.bus = bus if bus is not None else Bus()
         self.links = Links([self.rooms.directory, self.bus])
@@ -156,7 +160,7 @@ class Engine:
             sock.close()
             return
         id = self.new_id()
-        session = Session(id)
+        session = Session(id, release=self.slots.begin(id) if self.slots is not None else None)
         connection: Connection[Any] = Connection(
             id,
             sock,
@@ -212,6 +216,14 @@ class Engine:
             if connection._task is None and stream.life is Life.OPEN and not connection._gated:
                 self.start_handler(connection)
         self._start_slice_soon()
+
+    def release_for(self, key: str) -> Snapshot | None:
+        """Return what a session that begins now holds of the configuration; None for a server without one."""
+        return self.slots.begin(key) if self.slots is not None else None
+
+    def held_releases(self) -> Counter[Snapshot]:
+        """Return how many sessions hold which snapshot of the configuration."""
+        return Counter(session.release for session in self.sessions.values() if session.release is not None)
 
     def new_id(self, mark: str = "") -> str:
         """Return an id that no process of this server has given before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from hotfd.config.slots import Snapshot
     from hotfd.server.bus import Bus
     from hotfd.server.connection import Connection
     from hotfd.server.rooms import Rooms
@@ -37,6 +38,9 @@ class Keeper(Protocol):
     @property
     def bus(self) -> Bus:
         """What is published among all connections."""
+
+    def release_for(self, key: str) -> Snapshot | None:
+        """Return what a session that begins now holds of the configuration; None for a server without one."""
 
     def at_boundary(self, session: Session) -> None:
         """A gated session may have come to a boundary, or is over."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hotfd import _core, log
+from hotfd.config.carry import carry
 from hotfd.errors import HandoffRefused, StateError, StateTooNew
 from hotfd.server.escrow import Escrow
 from hotfd.server.gate import Gate
@@ -39,6 +40,7 @@ from hotfd.wire.sender import OPEN, Sender
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from hotfd.config.slots import Slots, Snapshot
     from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
@@ -84,6 +86,7 @@ class Item:
                 (len(connection._undelivered_items()), connection._joining, connection._act_later)
                 for connection in self.session.connections
             ),
+            self.session.release,
             *(owner._timers.changes if owner._timers is not None else 0 for owner in owners),
         ]
 
@@ -112,6 +115,7 @@ class Moving:
         answer_limit: seconds that the new process may take to answer an offer.
         on_change: called when something has happened that the driver may wait for.
         announced: the kinds of shared states that the new process knows of.
+        releases: what the new process has been sent of the configuration.
         writers: what writes states for older code; None writes them as they are.
         on_kept: called with a session that goes on here, its reason code and what that is about.
     """
@@ -127,6 +131,7 @@ class Moving:
         answer_limit: float,
         on_change: Callable[[], None],
         announced: Iterable[str] = (),
+        releases: Iterable[Snapshot] = (),
         writers: Writers | None = None,
         on_kept: Callable[[Session, str, str], None] = lambda session, code, detail: None,
     ) -> None:
@@ -144,6 +149,7 @@ class Moving:
         self._on_change = on_change
         self._on_kept = on_kept
         self._announced = set(announced)
+        self._releases = set(releases)  # held for a take-back too: their sessions are not here any more by then
         self._writers = writers
         self._originals: dict[int, Bundle] = {}  # of what is written for older code: what it was before
         self._loop = asyncio.get_running_loop()
@@ -219,6 +225,7 @@ class Moving:
                 self._by_session[session_or_none] = item
         try:
             self._announce({bundle.record.kind for _, bundle in bundles})
+            self._send_releases({session.release for session, _ in bundles if session is not None and session.release})
             for part in pack(offer, first, [bundle for _, bundle in bundles], process):
                 self._channel.send(part.message, [part.memfd, *part.descriptors], owned=[part.memfd])
             for _, bundle in bundles:  # while the new process reads the offer: nobody waits for this
@@ -238,6 +245,13 @@ class Moving:
         self._announced |= late
         if found:
             self._channel.send(m.Kinds(found))
+
+    def _send_releases(self, held: set[Snapshot]) -> None:
+        """Send what the sessions of an offer hold of the configuration and the new process does not know."""
+        late = held - self._releases
+        if late and self.engine.slots is not None:
+            self._releases |= late
+            send_releases(self._channel, self.engine.slots, late)
 
     def _write_down(self, sessions: list[Session], process: bytes | None) -> list[tuple[Session | None, Bundle]]:
         """Fence and capture; whatever is not in the result goes on here, also when this raises."""
@@ -532,6 +546,17 @@ def process_state(value: Any) -> bytes:
         return encode_any(value)
     except StateError as error:
         raise HandoffRefused("state-encode", f"export_state returned what cannot travel: {error}") from error
+
+
+def send_releases(channel: Channel, slots: Slots, held: Iterable[Snapshot]) -> None:
+    """Send a new process what runs here of the configuration, and what sessions hold of it.
+
+    Raises:
+        OSError: no memory or descriptor is left for it.
+        BufferError: the new process reads nothing.
+    """
+    memfd = _core.memfd_seal("hotfd-releases", [carry(slots, held)])
+    channel.send(m.Releases(), [memfd], owned=[memfd])
 
 
 def reset(fd: int) -> None:

@@ -10,6 +10,8 @@ from hotfd.errors import HandoffRefused, StateError, StateTooNew
 from hotfd.server.outcome import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
     from hotfd.server.snapshot import Writers
@@ -48,7 +50,9 @@ def descriptor_limit(needed: int, limit: int, who: str) -> HandoffRefused:
     )
 
 
-def predict(engine: Engine, *, together: bool, writers: Writers | None = None) -> Tally:
+def predict(
+    engine: Engine, *, together: bool, writers: Writers | None = None, unreadable: Mapping[int, str] | None = None
+) -> Tally:
     """Say what a handoff would do with each session now.
 
     A session whose handler works on a frame counts as moved: it comes to its boundary. One that would not
@@ -58,10 +62,11 @@ def predict(engine: Engine, *, together: bool, writers: Writers | None = None) -
         engine: whose sessions they are.
         together: whether one that stays keeps all.
         writers: what writes states for older code, where that is known; None for code that reads them as they are.
+        unreadable: by serial, why the new code cannot read a snapshot of the configuration, where that is known.
     """
     tally = Tally()
     for session in engine.sessions.values():
-        code, detail = _verdict(engine, session, writers) or (None, "")
+        code, detail = _verdict(engine, session, writers) or _verdict_of_release(session, unreadable) or (None, "")
         stays = code is not None and code != "state-roundtrip"
         tally.count("kept" if stays else "moved", len(session.connections), code)
         if stays and code is not None:
@@ -91,6 +96,11 @@ def _verdict(engine: Engine, session: Session, writers: Writers | None) -> tuple
         difference = difference or codec.roundtrips(state)
     stays = _verdict_of_older_code(session, writers) if writers is not None else None
     return stays or (("state-roundtrip", difference) if difference is not None else None)
+
+
+def _verdict_of_release(session: Session, unreadable: Mapping[int, str] | None) -> tuple[str, str] | None:
+    reason = unreadable.get(session.release.serial) if unreadable and session.release is not None else None
+    return ("config-unreadable", reason) if reason is not None else None
 
 
 def _verdict_of_older_code(session: Session, writers: Writers) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.server.collector import CollectorPause
-from hotfd.server.moving import Moving
+from hotfd.server.moving import Moving, send_releases
 from hotfd.server.options import ANSWER_LIMIT, Options
 from hotfd.server.outcome import Journal
 from hotfd.server.rewriting import rewrite
@@ -38,6 +38,7 @@ from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
 
 if TYPE_CHECKING:
+    from hotfd.config.slots import Snapshot
     from hotfd.server.engine import Engine
     from hotfd.server.link import Link
     from hotfd.server.session import Session
@@ -92,6 +93,7 @@ class Follow:
         self._watch: ProcessWatch | None = None
         self._moving: Moving | None = None
         self._announced: dict[str, dict[str, Any]] = {}
+        self._releases: set[Snapshot] = set()
         self._touch: TouchMap | None = None
 
     def emit(self, event: dict[str, Any]) -> None:
@@ -148,6 +150,7 @@ class Follow:
         self._channel.start()
         spec = engine.framing.spec()
         self._announced = engine.rooms.kinds.schemas
+        self._releases = {session.release for session in self.sessions if session.release is not None}
         self._channel.send(
             m.Setup(
                 protocol=m.PROTOCOL,
@@ -159,8 +162,11 @@ class Follow:
                 framings=dict.fromkeys({c.listener for s in self.sessions for c in s.connections}, spec),
                 kinds=self._announced,
                 remainder=True,
+                releases=engine.slots is not None,
             )
         )
+        if engine.slots is not None:
+            send_releases(self._channel, engine.slots, self._releases)
         await self._until(lambda: self._machine.phase is Phase.MOVING)
         assert self._hello is not None
         if self._hello.unreadable is not None:
@@ -182,6 +188,7 @@ class Follow:
             on_change=self.changed.set,
             on_kept=lambda session, code, detail: self.engine.rooms.stranded(session, f"{code}: {detail}"),
             announced=self._announced,
+            releases=self._releases,
             writers=self._writers,
         )
         self.engine.mover = moving

@@ -92,7 +92,8 @@ class Rooms:
         match self.directory.verdict(key):
             case Verdict.CREATE:
                 state = self.kinds.new(kind)
-                self._enter(connection, Session(self._engine.new_id("s"), key, kind, state))
+                release = self._engine.release_for(key)
+                self._enter(connection, Session(self._engine.new_id("s"), key, kind, state, release))
                 return True
             case Verdict.ORPHANED:
                 raise SessionElsewhere(None)
@@ -122,7 +123,7 @@ class Rooms:
         """Give a connection of a shared session one of its own."""
         connection._session.touch()
         self._quit(connection)
-        own = Session(connection.id)
+        own = Session(connection.id, release=self._engine.release_for(connection.id))
         own.connections.append(connection)
         connection._session = own
         connection._gate(False)

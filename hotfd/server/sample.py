@@ -23,12 +23,13 @@ MEMBERS: Final = 8
 """Connections of one session that are told of: enough to know it by, of one that may have thousands."""
 
 
-async def sample(engine: Engine, limit: int) -> dict[str, Any]:
+async def sample(engine: Engine, limit: int, wanted: str | None = None) -> dict[str, Any]:
     """Describe some of the sessions; those that stand at no boundary first, since they are what one looks for.
 
     Args:
         engine: whose sessions.
         limit: how many at most.
+        wanted: the id or key of the session that is asked for, or the id of one of its connections; None for any.
 
     Returns:
         ``total`` and ``busy`` (how many there were, and how many of them stood at no boundary, when they were
@@ -41,7 +42,7 @@ async def sample(engine: Engine, limit: int) -> dict[str, Any]:
     for session in list(engine.sessions.values()):
         total += 1
         await pace.after(1 + len(session.connections))
-        if not session.connections:
+        if not session.connections or (wanted is not None and not _named(session, wanted)):
             continue
         if session.obstacle() is None:
             if len(still) < limit:
@@ -58,6 +59,11 @@ async def sample(engine: Engine, limit: int) -> dict[str, Any]:
             described.append(describe(session))
             await pace.after(_cost(session))
     return {"total": total, "busy": found, "sessions": described}
+
+
+def _named(session: Session, name: str) -> bool:
+    """Whether a session, or one of its connections, has this id or key."""
+    return name in {session.id, session.key} or any(connection.id == name for connection in session.connections)
 
 
 class _Pace:
@@ -84,7 +90,8 @@ def describe(session: Session) -> dict[str, Any]:
     Returns:
         ``id``, ``key`` (None when it is not shared), ``connections`` (how many), ``members`` (some of them, each with
         its ``id``, ``peername``, ``listener`` and ``awaits``: see :func:`hotfd.server.awaits.awaited_by`, empty where
-        its handler stands at the boundary) and ``obstacle`` (the reason code and what it is about, or None).
+        its handler stands at the boundary), ``obstacle`` (the reason code and what it is about, or None) and
+        ``config`` (the version of each module that it holds).
     """
     obstacle = session.obstacle()
     members = [
@@ -101,6 +108,7 @@ def describe(session: Session) -> dict[str, Any]:
         "key": session.key,
         "connections": len(session.connections),
         "members": members,
+        "config": session.release.versions if session.release is not None else {},
         "obstacle": None if obstacle is None else {"code": obstacle[0], "detail": obstacle[1]},
     }
 

@@ -14,6 +14,7 @@ from hotfd.server import tasks
 from hotfd.server.timers import NONE_PENDING, Timer, Timers
 
 if TYPE_CHECKING:
+    from hotfd.config.slots import Snapshot
     from hotfd.server.connection import Connection
 
 BROADCAST_LIMIT: Final = 1 << 20
@@ -30,6 +31,7 @@ class Session:
         state: the state that its connections share, of the type that the first ``join`` named; it travels.
         connections: its connections.
         kind: the name of the state's type among the program's.
+        release: what it holds of the configuration; None in a server without one.
         gated: whether a handoff holds it at its next boundary.
         fenced: whether it neither reads nor writes, because another process may be its owner soon.
         stale: its helpers were stopped for a handoff that it has not joined; its handlers are to start again.
@@ -47,15 +49,19 @@ class Session:
         "id",
         "key",
         "kind",
+        "release",
         "stale",
         "state",
     )
 
-    def __init__(self, id: str, key: str | None = None, kind: str = "", state: Any = None) -> None:
+    def __init__(
+        self, id: str, key: str | None = None, kind: str = "", state: Any = None, release: Snapshot | None = None
+    ) -> None:
         self.id = id
         self.key = key
         self.kind = kind
         self.state = state
+        self.release = release
         self.connections: list[Connection[Any]] = []
         self.gated = False
         self.fenced = False
@@ -76,6 +82,41 @@ class Session:
         return self.key is not None
 
     # -- for handlers --------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Any:
+        """The configuration that the session began with: the same object until it ends, whatever is published.
+
+        The module's value, of the type that the server's :class:`hotfd.Config` declares; of several modules a read-only
+        mapping by name, whose items are attributes too. None in a server without a configuration. Fields that are
+        marked with :data:`hotfd.Live` follow the newest release.
+        """
+        return self.release.value if self.release is not None else None
+
+    def checkpoint(self) -> Any:
+        """Go on with the newest release, as if the session began now; for sessions that never end.
+
+        Returns:
+            :attr:`config` as it is from here on.
+
+        Raises:
+            ConnectionClosed: the session is over.
+            HandedOff, ConnectionMoved: it has moved, as for :meth:`Connection.send`; nothing has changed.
+        """
+        self._must_be_here("nothing has changed")
+        release = self.connections[0]._keeper.release_for(self.key or self.id)
+        if release is not self.release:
+            self.touch()
+            self.release = release
+        return self.config
+
+    def _must_be_here(self, otherwise: str) -> None:
+        if not self.connections:
+            raise ConnectionClosed(f"the session is over: {otherwise}")
+        if self.connections[0].handed_off:
+            if tasks.caller() is not None:
+                raise HandedOff
+            raise ConnectionMoved(f"session {self.id} has moved; {otherwise}")
 
     async def broadcast(self, payload: bytes, exclude: Iterable[Connection[Any]] = ()) -> None:
         """Send one frame to each connection of the session.
@@ -128,11 +169,8 @@ class Session:
             HandedOff, ConnectionMoved: it has moved, as for :meth:`Connection.send`.
             ValueError: the delay or the name is none, or 1024 timers are pending.
         """
+        self._must_be_here("no timer was set")
         scope = tasks.caller()
-        if not self.connections:
-            raise ConnectionClosed("the session is over: no timer was set")
-        if self.connections[0].handed_off:
-            raise HandedOff if scope is not None else ConnectionMoved(f"session {self.id} has moved; no timer was set")
         resuming = scope is not None and scope.resuming
         return self._have_timers().call_later(delay, callback, args, name, resuming=resuming)
 

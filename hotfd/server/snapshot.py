@@ -6,12 +6,13 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hotfd import _core
-from hotfd.errors import StateError
+from hotfd.errors import ConfigError, StateError
 from hotfd.server.connection import Connection
 from hotfd.server.session import Session
 from hotfd.state import decode_any, encode_any
@@ -21,9 +22,15 @@ from hotfd.wire.records import ConnectionRecord, SessionRecord
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hotfd.config.carry import Luggage
+    from hotfd.config.slots import Slots, Snapshot
     from hotfd.framing import Framing
     from hotfd.server.engine import Engine
     from hotfd.server.keeper import Keeper
+
+
+class UnreadableRelease(StateError):  # noqa: N818 - reads as the condition
+    """A session holds a release of the configuration that this program cannot read."""
 
 
 @dataclass(slots=True)
@@ -45,6 +52,8 @@ class Readers:
 
     connection: Callable[[bytes], Any]
     shared: Callable[[str, bytes], Any]
+    release: Callable[[SessionRecord], Snapshot | None] = lambda record: None
+    """Finds what a session holds of the configuration."""
 
     @classmethod
     def of(
@@ -52,12 +61,21 @@ class Readers:
         engine: Engine,
         schema: dict[str, Any] | None = None,
         kinds: Mapping[str, dict[str, Any]] | None = None,
+        luggage: Luggage | None = None,
     ) -> Readers:
-        """Read what a process with these schemas has written; by default, what this one has."""
+        """Read what a process with these schemas has written; by default, what this one has.
+
+        Args:
+            engine: who reads.
+            schema: of a connection's state, as it was written.
+            kinds: of the states of shared sessions.
+            luggage: what the process has sent of its configuration.
+        """
         known = engine.rooms.kinds
         return cls(
             engine.codec.reader(engine.codec.schema if schema is None else schema),
             known.reader(known.schemas if kinds is None else kinds),
+            partial(_release_of, engine.slots, luggage if luggage is not None else engine.slots),
         )
 
 
@@ -67,6 +85,8 @@ class States:
 
     shared: Any
     connections: list[Any]
+    release: Snapshot | None = None
+    """What it holds of the configuration."""
 
 
 def capture(session: Session, wire_id: int, write: Writers) -> Bundle:
@@ -100,7 +120,8 @@ def capture(session: Session, wire_id: int, write: Writers) -> Bundle:
         )
     for connection, written in zip(connections, records, strict=True):
         connection._keeper.bus.capture(connection, written)
-    record = SessionRecord(wire_id, session.id, len(connections), timers=_timers(session))
+    release = session.release.serial if session.release is not None else 0
+    record = SessionRecord(wire_id, session.id, len(connections), timers=_timers(session), release=release)
     if session.shared:
         record.key, record.kind = session.key, session.kind
         record.state = write.shared(session.kind, session.state)
@@ -171,7 +192,7 @@ def restore(
         the session, with streams that do not read yet.
     """
     head = bundle.record
-    session = Session(head.id, head.key, keeper.rooms.kinds.canonical(head.kind), states.shared)
+    session = Session(head.id, head.key, keeper.rooms.kinds.canonical(head.kind), states.shared, states.release)
     if head.timers:
         session._have_timers().bring(head.timers)
     for record, fd, state in zip(bundle.connections, bundle.descriptors, states.connections, strict=True):
@@ -226,7 +247,7 @@ def renew(session: Session, framing: Framing, keeper: Keeper) -> Session:
         connection._hand_off()
     descriptors = [connection._stream.detach() for connection in before]
     head = SessionRecord(0, session.id, len(before), session.key, None, session.kind, _timers(session))
-    states = States(session.state, [connection.state for connection in before])
+    states = States(session.state, [connection.state for connection in before], session.release)
     renewed = restore(Bundle(head, records, descriptors), states, framing, keeper)
     for connection, left in zip(renewed.connections, items, strict=True):
         connection._items.extend(left)
@@ -238,6 +259,7 @@ def decode_states(bundle: Bundle, read: Readers) -> States:
 
     Raises:
         StateError: this code cannot read it.
+        UnreadableRelease: it cannot read the release of the configuration that the session holds.
     """
     for record in bundle.connections:
         if record.merged is not None:
@@ -247,7 +269,19 @@ def decode_states(bundle: Bundle, read: Readers) -> States:
                 decode_any(value)
     head = bundle.record
     shared = read.shared(head.kind, head.state) if head.state is not None else None
-    return States(shared, [read.connection(record.state) for record in bundle.connections])
+    return States(shared, [read.connection(record.state) for record in bundle.connections], read.release(head))
+
+
+def _release_of(slots: Slots | None, origin: Slots | Luggage | None, record: SessionRecord) -> Snapshot | None:
+    """Find what a session holds of the configuration; one that began without any begins with it now."""
+    if slots is None or origin is None:
+        return None
+    if not record.release:
+        return slots.begin(record.key or record.id) if record.connections else None
+    try:
+        return origin.snapshot(record.release)
+    except ConfigError as error:
+        raise UnreadableRelease("config", str(error)) from None
 
 
 def _timers(session: Session) -> list[tuple[str, float]]:

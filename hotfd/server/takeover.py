@@ -14,6 +14,7 @@ import resource
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import islice
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +22,8 @@ import msgspec
 
 from hotfd import _core, log
 from hotfd._version import __version__
-from hotfd.errors import ChannelError, HandoffRefused
+from hotfd.config.carry import MAX_CARRIED, Luggage
+from hotfd.errors import ChannelError, ConfigError, HandoffRefused
 from hotfd.report import Counts, Pause, Report
 from hotfd.server.collector import CollectorPause
 from hotfd.server.custody import Custody
@@ -82,6 +84,8 @@ class Takeover:
         self.history: History | None = None
         """What ran before this process, once Setup has come."""
         self._custody: Custody | None = None
+        self._luggage = Luggage(engine.slots) if engine.slots is not None else None
+        self._unpacked = False
         self._touch: TouchMap | None = None
         self._newcomers = 0
         self._collector = CollectorPause()
@@ -178,12 +182,12 @@ class Takeover:
         self._channel.start()
         try:
             async with asyncio.timeout(SETUP_LIMIT):
-                while self._setup is None and not self._channel.ended and not self.done.done():
+                while not self._begun and not self._channel.ended and not self.done.done():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             pass
-        if self._setup is None:
+        if not self._begun or self._setup is None:
             raise HandoffRefused("no-channel", "nobody hands over on the inherited channel")
         setup, codec = self._setup, self._engine.codec
         told: dict[str, Any] = {}
@@ -193,7 +197,7 @@ class Takeover:
             # The old process may write for this one, if it is told how.
             told = {"schema": codec.schema, "kinds": self._engine.rooms.kinds.known(setup.kinds)}
         if unreadable is None:
-            read = Readers.of(self._engine, setup.schema, setup.kinds)
+            read = Readers.of(self._engine, setup.schema, setup.kinds, self._luggage)
             self._custody = Custody(read, self._import_state, self._engine.bus)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         spec = self._engine.framing.spec()
@@ -208,10 +212,16 @@ class Takeover:
                 descriptor_limit=min(limit, (1 << 31) - 1) if limit != resource.RLIM_INFINITY else (1 << 31) - 1,
                 descriptors_open=len(os.listdir("/proc/self/fd")),
                 unreadable=unreadable[: m.MAX_TEXT] if unreadable is not None else None,
+                unreadable_releases=self._unreadable_releases(),
                 **told,
             )
         )
         self._machine.hello()
+
+    @property
+    def _begun(self) -> bool:
+        """Whether everything has come that this process must know before it says Hello."""
+        return self._setup is not None and (self._unpacked or not self._setup.releases)
 
     def _say_hello(self, hello: m.Hello) -> None:
         try:
@@ -310,11 +320,30 @@ class Takeover:
         _core.set_pass_pidfd(self._fd, False)
         self._old = ProcessWatch(arrival.pid, pidfd, self._orphaned)
 
+    def _unreadable_releases(self) -> dict[int, str]:
+        """Say which releases of the old process's sessions this program cannot read, as many as a packet holds."""
+        found = self._luggage.unreadable.items() if self._luggage is not None else ()
+        return {serial: reason[: m.MAX_TEXT] for serial, reason in islice(found, m.MAX_UNREADABLE)}
+
+    def _unpack(self, arrival: Arrival) -> None:
+        """Take what the old process sends of its configuration; it is nothing to a program without one."""
+        self._unpacked = True
+        if self._luggage is None:
+            return
+        if not arrival.descriptors:
+            raise ChannelError("the releases did not arrive; raise LimitNOFILE")
+        try:
+            self._luggage.unpack(_core.memfd_load(arrival.descriptors[0], MAX_CARRIED))
+        except ConfigError as error:
+            raise ChannelError(str(error)) from None
+
     def _dispatch(self, arrival: Arrival, ids: list[int]) -> None:
         match arrival.message:
             case m.Setup() as setup:
                 self.history = History.unsealed(arrival.descriptors[0]) if arrival.descriptors else None
                 self._setup = setup
+            case m.Releases():
+                self._unpack(arrival)
             case m.Rewritten() as message:
                 self._read_rewritten(message)
             case m.Listeners() as message:
@@ -342,7 +371,8 @@ class Takeover:
         if problem is not None:
             self._start(self._fail_and_leave("state-downgrade", problem))
             return
-        self._custody = Custody(Readers.of(engine, message.schema, message.kinds), self._import_state, engine.bus)
+        read = Readers.of(engine, message.schema, message.kinds, self._luggage)
+        self._custody = Custody(read, self._import_state, engine.bus)
 
     def _take_listeners(self, message: m.Listeners, arrival: Arrival) -> None:
         """Take the touch map and the listening sockets, which are matched by cookie."""

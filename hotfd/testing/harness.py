@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from hotfd.config.slots import Slots
 from hotfd.errors import ConnectionMoved
 from hotfd.framing import Framing, Lines
 from hotfd.server.engine import Engine
@@ -20,6 +21,7 @@ from hotfd.testing.program import Handler, Hook, PerProcess, Program, Programs
 from hotfd.testing.travel import HandoverFailed
 
 if TYPE_CHECKING:
+    from hotfd.config.declare import Config
     from hotfd.server.bus import Bus
     from hotfd.server.connection import Connection
 
@@ -40,6 +42,7 @@ async def serve(
     framing: Framing | None = None,
     state: type[Any] | State[Any] | None = None,
     session_states: Sequence[type[Any] | State[Any]] = (),
+    config: Config[Any] | Sequence[Config[Any]] | None = None,
     on_start: Hook | None = None,
     export_state: Hook | None = None,
     import_state: Callable[[Any], Any] | None = None,
@@ -59,6 +62,8 @@ async def serve(
         framing: as :class:`hotfd.Server` takes it.
         state: likewise.
         session_states: likewise.
+        config: likewise. The test says with ``initial=`` what holds at first, and with :meth:`Harness.publish` what
+            holds later; no source is asked.
         on_start: likewise; called for each process that there would be.
         export_state: likewise. With it all connections are handed over at once, with what it returns.
         import_state: likewise.
@@ -87,6 +92,7 @@ async def serve(
         (Kinds(home, session_states), Kinds(home, session_states)),
         _chooser(handoffs),
         timeout,
+        _slots(config),
     )
     try:
         await harness._start()
@@ -98,6 +104,16 @@ async def serve(
         raise
     await harness._stop()
     harness._complain()
+
+
+def _slots(config: Config[Any] | Sequence[Config[Any]] | None) -> Slots | None:
+    """Return slots in which the initial values run; None without a configuration."""
+    if config is None:
+        return None
+    slots = Slots(config if isinstance(config, Sequence) else [config])
+    if not slots.start():
+        raise ValueError(f"no value to begin with: Config({min(slots.missing)!r}, ..., initial=...)")
+    return slots
 
 
 def _chooser(handoffs: Handoffs) -> Callable[[Boundary], bool] | None:
@@ -130,6 +146,7 @@ class Harness:
         kinds: the states of shared sessions that this process knows, and those that a new one would.
         choose: says at which boundaries to hand over; None for never.
         timeout: seconds that a client waits.
+        slots: the configuration, or None.
     """
 
     def __init__(
@@ -140,10 +157,11 @@ class Harness:
         kinds: tuple[Kinds, Kinds],
         choose: Callable[[Boundary], bool] | None,
         timeout: float,
+        slots: Slots | None,
     ) -> None:
         self._programs = programs
         known, self._known_anew = kinds
-        self._engine = Engine(self._handle, framing, codec, known)
+        self._engine = Engine(self._handle, framing, codec, known, slots=slots)
         self._mover: Mover | None = None
         self._choose = choose
         self._timeout = timeout
@@ -183,6 +201,22 @@ class Harness:
         if self._failure is not None:  # a first boundary comes as soon as the connection does
             client._fail(self._failure)
         return client
+
+    def publish(self, value: Any, module: str | None = None) -> None:
+        """Publish a release: sessions that begin from now on begin with it, and those that run keep theirs.
+
+        Args:
+            value: of the type that the module's :class:`hotfd.Config` declares.
+            module: the module's name; not needed when there is one.
+
+        Raises:
+            ReleaseRefused: the module's ``check`` refuses it, as it would refuse what somebody publishes.
+            ValueError: the server has no configuration, or several modules and none was named.
+        """
+        slots = self._engine.slots
+        if slots is None or (module is None and len(slots.modules) != 1):
+            raise ValueError("give serve a config, and publish the name of one of its modules")
+        slots.publish(module or slots.modules[0], value)
 
     async def hand_over(self) -> None:
         """Hand over every connection that stands at a boundary now; with ``handoffs="never"``, do nothing.

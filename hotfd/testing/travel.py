@@ -101,6 +101,7 @@ def send_off(sessions: Sequence[Session], engine: Engine, kinds: Kinds, process:
         engine.codec.reader(engine.codec.schema),
         # A type is looked up by its name, as where no handler has named it in a join yet.
         kinds.reader(engine.rooms.kinds.schemas),
+        Readers.of(engine).release,
     )
     try:
         return Luggage(arrived, [decode_states(bundle, read) for bundle in arrived.bundles.values()])

@@ -11,6 +11,7 @@ Setup       old, new   a sealed memfd with what ran before
 Hello       new, old   none
 Ready       new, old   none
 Failed      new, old   none
+Releases    old, new   a sealed memfd with releases of the configuration
 Rewritten   old, new   none
 Listeners   old, new   the touch memfd, then one listening socket per entry
 Kinds       old, new   none
@@ -67,6 +68,11 @@ MAX_TEXT = 1024
 
 Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Cookie = Annotated[int, msgspec.Meta(ge=0)]
+MAX_UNREADABLE = 32
+"""Snapshots that the new process names as unreadable in its Hello: with their reasons they fit a packet. It refuses
+the sessions of the others when they are offered."""
+
+Serial = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Pid = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
@@ -100,6 +106,9 @@ class Setup(Message):
     back_to: Count | None = None
     """The generation that the new process runs again, when an operator goes back."""
 
+    releases: bool = False
+    """Whether Releases follows: what runs of the configuration, and what the sessions hold of it."""
+
 
 class Hello(Message):
     """The new process runs, and says what it is able to take."""
@@ -119,6 +128,9 @@ class Hello(Message):
     kinds: dict[str, dict[str, Any]] = {}
     """The same for the states of shared sessions that the old process has named, and that the new code has."""
 
+    unreadable_releases: Annotated[dict[Serial, Text], msgspec.Meta(max_length=MAX_UNREADABLE)] = {}
+    """Why sessions with these snapshots of the configuration cannot be served by the new code."""
+
 
 class Ready(Message):
     """The new process has initialised itself and its health check passed."""
@@ -136,6 +148,10 @@ class Rewritten(Message):
 
     schema: dict[str, Any]
     kinds: dict[str, dict[str, Any]] = {}
+
+
+class Releases(Message):
+    """Releases of the configuration: what runs, and what the sessions hold that are offered after this message."""
 
 
 class ListenerEntry(msgspec.Struct, array_like=True):
@@ -366,7 +382,7 @@ class BusCut(LinkMessage):
 AnyMessage = (
     Setup | Hello | Ready | Failed | Rewritten | Listeners | OfferPart | Accept | Refuse | Commit | Revoke | Newcomer
     | Ended | Finish | Settled | Abort | Linked | Holds | Released | Wanted | Newest | Elder | Replaced | Handover
-    | Kinds
+    | Kinds | Releases
     | BusPast | BusJoin | BusWelcome | Publish | Published | BusSeen | BusCut
 )  # fmt: skip
 

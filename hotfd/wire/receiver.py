@@ -60,6 +60,7 @@ class Stage(enum.Enum):
 
 _RECEIVABLE: dict[type[m.Message], frozenset[Phase]] = {
     m.Setup: frozenset({Phase.STARTING}),
+    m.Releases: frozenset({Phase.STARTING, Phase.PREPARING, Phase.MOVING}),
     m.Rewritten: frozenset({Phase.PREPARING, Phase.MOVING}),
     m.Listeners: frozenset({Phase.MOVING}),
     m.Kinds: frozenset({Phase.MOVING}),

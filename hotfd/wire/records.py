@@ -80,7 +80,10 @@ class ConnectionRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 class SessionRecord(msgspec.Struct, array_like=True, gc=False):
-    """One session: its wire id, its id for people, of a shared one its key, its state and that one's kind; its timers."""
+    """One session: its wire id, its id for people, of a shared one its key, its state and that one's kind; its timers.
+
+    ``release`` is the serial number of the snapshot of the configuration that it holds; 0 for none.
+    """
 
     session: Id
     id: str
@@ -89,6 +92,7 @@ class SessionRecord(msgspec.Struct, array_like=True, gc=False):
     state: bytes | None = None
     kind: str = ""
     timers: Timers = []
+    release: Id = 0
 
 
 class Part(msgspec.Struct, array_like=True):

@@ -6,6 +6,8 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
+from tests.integration.harness import PATIENCE
+
 
 @dataclass
 class Score:
@@ -47,14 +49,14 @@ async def line_client(
             await _write_in_fragments(writer, b"".join(line + b"\n" for line in lines), rng)
             for line in lines:
                 number += 1
-                reply = await asyncio.wait_for(reader.readline(), 30)
+                reply = await asyncio.wait_for(reader.readline(), PATIENCE)
                 if reply != b"%d %s\n" % (number, line):
                     score.wrong.append(f"client {seed}: line {number} answered {reply[:60]!r}")
                     return
                 score.replies += 1
             await asyncio.sleep(rng.random() * pause)
         writer.write_eof()
-        if rest := await asyncio.wait_for(reader.read(), 30):
+        if rest := await asyncio.wait_for(reader.read(), PATIENCE):
             score.wrong.append(f"client {seed}: {rest[:60]!r} after the end")
     except (OSError, TimeoutError) as error:
         score.lost.append(f"client {seed}: {type(error).__name__} {error}")

@@ -20,7 +20,7 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     before = harness.descriptors()
     yield directory
     left = harness.processes_with_environment("HOTFD_RUNTIME_DIR", str(directory))
-    left = [pid for pid in left if not harness.gone_within(pid, 3.0)]  # a wrapper ends after its child
+    left = [pid for pid in left if not harness.gone_within(pid, harness.STOP_LIMIT)]  # a wrapper ends after its child
     for pid in left:
         harness.kill(pid)
     assert not left, f"processes left over: {left}"

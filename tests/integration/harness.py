@@ -26,8 +26,18 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 HOTFD = [sys.executable, "-m", "hotfd.cli"]
 
-START_LIMIT = 20.0
-"""Seconds for a Python server to come up on a loaded machine."""
+PATIENCE = 60.0
+"""Seconds for anything that a test waits for: no test depends on how long, so this is for what never comes."""
+
+STOP_LIMIT = 20.0
+"""Seconds that a server may take to end, which itself resets what is left after ten."""
+
+IMPATIENT = """
+    from hotfd.server import options
+
+    options.ANSWER_LIMIT = 2.0
+"""
+"""The beginning of a program that waits two seconds for the answers of its new process, instead of ten."""
 
 
 def descriptors() -> int:
@@ -47,6 +57,12 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def stopped(pid: int) -> bool:
+    """Return whether a process has been stopped by a signal: that may take a moment."""
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
 
 
 def processes_with_environment(name: str, value: str) -> list[int]:
@@ -78,12 +94,12 @@ def gone_within(pid: int, limit: float) -> bool:
         os.close(pidfd)
 
 
-def wait_gone(pid: int, limit: float = 10.0) -> None:
+def wait_gone(pid: int, limit: float = PATIENCE) -> None:
     """Wait until a process is dead."""
     assert gone_within(pid, limit), f"process {pid} did not end within {limit} s"
 
 
-def becomes(look: Callable[[], object], wanted: object, limit: float = 5.0) -> None:
+def becomes(look: Callable[[], object], wanted: object, limit: float = PATIENCE) -> None:
     """Wait until what is seen is what is wanted; for what another process does soon, and does not announce."""
     deadline = time.monotonic() + limit
     while (seen := look()) != wanted:
@@ -117,7 +133,7 @@ class Server:
         """Return everything that the service's processes have logged."""
         return self.log.read_text(errors="replace")
 
-    def connect(self, timeout: float = 10.0) -> socket.socket:
+    def connect(self, timeout: float = PATIENCE) -> socket.socket:
         """Open a blocking connection."""
         return socket.create_connection(self.address, timeout=timeout)
 
@@ -192,9 +208,9 @@ def server(
             kill(pid, signal.SIGCONT)
             kill(pid, signal.SIGTERM)
             with suppress(AssertionError):
-                wait_gone(pid, 8.0)
+                wait_gone(pid, STOP_LIMIT)
             kill(pid)
-        process.wait(10)
+        process.wait(PATIENCE)
         for pid in service.pids:
             wait_gone(pid)
 
@@ -208,7 +224,7 @@ def _listening(port: int) -> bool:
 
 
 def _wait_listening(service: Server) -> None:
-    deadline = time.monotonic() + START_LIMIT
+    deadline = time.monotonic() + PATIENCE
     while True:
         assert service.process.poll() is None, f"the server ended:\n{service.logged()}"
         if _listening(service.port):
@@ -218,10 +234,14 @@ def _wait_listening(service: Server) -> None:
 
 
 @contextmanager
-def counter(tmp_path: Path, *arguments: str, **options: Any) -> Iterator[Server]:
-    """Run ``examples/counter.py`` on a free port."""
+def counter(tmp_path: Path, *arguments: str, impatient: bool = False, **options: Any) -> Iterator[Server]:
+    """Run ``examples/counter.py`` on a free port; see :data:`IMPATIENT`."""
     port = free_port()
-    command = [sys.executable, str(EXAMPLES / "counter.py"), "--listen", f"127.0.0.1:{port}", *arguments]
+    path = EXAMPLES / "counter.py"
+    if impatient:
+        run = f"import runpy\n\n    runpy.run_path({str(path)!r}, run_name='__main__')\n"
+        path = script(tmp_path, "impatient.py", f"{IMPATIENT}\n    {run}")
+    command = [sys.executable, str(path), "--listen", f"127.0.0.1:{port}", *arguments]
     with server(tmp_path, command, port, **options) as service:
         yield service
 

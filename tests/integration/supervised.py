@@ -75,15 +75,15 @@ class Supervised:
         """Open a connection."""
         return Talker(self.address)
 
-    def says(self, text: str, limit: float = 30.0) -> None:
+    def says(self, text: str, limit: float = harness.PATIENCE) -> None:
         """Wait until something is in the log."""
         harness.becomes(lambda: text in self.logged(), True, limit)
 
     def serves(self) -> None:
         """Wait until every worker serves."""
-        harness.becomes(lambda: self.status()["state"], "serving", 30.0)
+        harness.becomes(lambda: self.status()["state"], "serving")
 
-    def ends(self, limit: float = 40.0) -> int:
+    def ends(self, limit: float = harness.PATIENCE) -> int:
         """Wait for the supervisor's end; return its exit status."""
         return self.process.wait(limit)
 
@@ -96,7 +96,7 @@ class Talker:
     """A client that says a line and reads one; a context manager."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=20.0)
+        self.socket = socket.create_connection(address, timeout=harness.PATIENCE)
         self._file = self.socket.makefile("rb")
         self.greeting = self.read()
 
@@ -177,7 +177,7 @@ def supervised(
     service = Supervised(process, log, ("127.0.0.1", port))
     try:
         if wait:
-            service.says("serves worker=", harness.START_LIMIT)
+            service.says("serves worker=")
         yield service
     finally:
         if process.poll() is None:
@@ -185,11 +185,11 @@ def supervised(
                 harness.kill(pid, signal.SIGCONT)
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(20.0)
+                process.wait(2 * harness.STOP_LIMIT)
             for pid, _ in service.descendants():
                 harness.kill(pid)
             process.kill()
-            process.wait(10.0)
+            process.wait(harness.PATIENCE)
 
 
 class Manager:
@@ -207,17 +207,17 @@ class Manager:
         self._read()
         return [line for sender, lines in self.told if pid in {None, sender} for line in lines]
 
-    def hears(self, line: str, *, of: int | None = None, limit: float = 15.0) -> None:
+    def hears(self, line: str, *, of: int | None = None, limit: float = harness.PATIENCE) -> None:
         """Wait until a line is told that has not been told before this call."""
         self._read()
         known = len(self.told)
         self.until(lambda: any(line in lines and of in {None, pid} for pid, lines in self.told[known:]), line, limit)
 
-    def has(self, line: str, limit: float = 15.0) -> None:
+    def has(self, line: str, limit: float = harness.PATIENCE) -> None:
         """Wait until a line has been told at any time."""
         self.until(lambda: line in self.lines(), line, limit)
 
-    def until(self, condition: Callable[[], bool], what: str, limit: float) -> None:
+    def until(self, condition: Callable[[], bool], what: str, limit: float = harness.PATIENCE) -> None:
         deadline = time.monotonic() + limit
         while not condition():
             left = deadline - time.monotonic()
@@ -251,7 +251,7 @@ def in_background(service: Supervised, *options: str) -> Iterator[Callable[..., 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def finish(expect: int | None = 0) -> dict[str, Any]:
-        out, err = process.communicate(timeout=60.0)
+        out, err = process.communicate(timeout=harness.PATIENCE)
         assert expect in {None, process.returncode}, f"{process.returncode}\n{out}\n{err}\n{service.logged()}"
         return json.loads(out) if out else {}
 
@@ -272,7 +272,7 @@ def watching(service: Supervised) -> Iterator[Iterator[dict[str, Any]]]:
         yield (json.loads(line) for line in process.stdout)
     finally:
         process.terminate()  # and no SIGINT, which a shell has its background jobs ignore
-        process.wait(10.0)
+        process.wait(harness.PATIENCE)
         process.stdout.close()
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections import Counter
 from pathlib import Path
 
 from tests.integration import harness
+from tests.integration.test_endings import handing_over
 
 HANDOFFS = 20
 KNOCKERS = 8
+
+PAUSE = 0.01
+"""Seconds between two knocks of one: somebody knocks in every millisecond or two, and the handoffs have their turn."""
 
 
 async def knock(address: tuple[str, int], stop: asyncio.Event, seen: Counter[str]) -> None:
@@ -19,12 +24,13 @@ async def knock(address: tuple[str, int], stop: asyncio.Event, seen: Counter[str
         try:
             reader, writer = await asyncio.open_connection(*address)
             writer.write(b"x\n")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(harness.PATIENCE):
                 answer = await reader.readline() + await reader.readline()
             writer.close()
         except (OSError, TimeoutError) as error:
             answer = type(error).__name__.encode()
         seen["served" if answer == b"hello\n1 x\n" else answer.decode(errors="replace")] += 1
+        await asyncio.sleep(PAUSE)
 
 
 async def test_clients_that_connect_all_the_time_are_all_served_through_twenty_handoffs(tmp_path: Path) -> None:
@@ -39,28 +45,41 @@ async def test_clients_that_connect_all_the_time_are_all_served_through_twenty_h
 
 
 def test_a_client_in_the_accept_queue_is_served_by_the_new_process(tmp_path: Path) -> None:
+    # A new process stops before it accepts for the first time, and the old one does not accept any more: who connects
+    # then waits in the kernel's queue.
     source = """
-        import sys, time
+        import os, signal, sys
         import hotfd
+        from hotfd.server.engine import Engine
+
+        start_accepting = Engine.start_accepting
+
+        def stop_and_start(self):
+            Engine.start_accepting = start_accepting
+            os.kill(os.getpid(), signal.SIGSTOP)
+            start_accepting(self)
+
+        if "HOTFD_CHANNEL" in os.environ:
+            Engine.start_accepting = stop_and_start
 
         async def talk(conn):
             async for line in conn:
-                if line == b"block":
-                    time.sleep(1.0)  # the loop is held: who connects now waits in the kernel's queue
-                await conn.send(line)
+                await conn.send(b"%d %s" % (os.getpid(), line))
 
         hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}")
     """
-    with harness.program(tmp_path, source) as service, service.connect() as blocker:
-        blocker.sendall(b"block\n")
+    with harness.program(tmp_path, source) as service, handing_over(service, "--probation", "0.1") as handoff:
+        new = handoff.phase("move")
+        harness.becomes(lambda: harness.stopped(new), True)
         waiting = [service.connect() for _ in range(20)]
         try:
             for client in waiting:
                 client.sendall(b"here\n")
-            service.handoff("--probation", "0.1")
-            for client in [blocker, *waiting]:
+            harness.kill(new, signal.SIGCONT)
+            assert handoff.report(0)["outcome"] == "completed"
+            for client in waiting:
                 with client.makefile("rb") as reader:
-                    assert reader.readline() in {b"block\n", b"here\n"}
+                    assert reader.readline() == b"%d here\n" % new
         finally:
             for client in waiting:
                 client.close()

@@ -36,8 +36,8 @@ SWEEPER = """
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            if MODE == "stubborn":
-                await asyncio.sleep(2)
+            while MODE == "stubborn" and not os.path.exists(EVENTS + ".go"):
+                await asyncio.sleep(0.01)
             raise
         finally:
             note("end")
@@ -45,22 +45,24 @@ SWEEPER = """
     async def once():
         note("once")
 
+    # A slow freeze takes until a handler's own timeout has woken that, which then works until the thaw.
     slow = {"once": 1, "always": 1000}.get(MODE.removeprefix("slow-"), 0)
+    awake, disturbed = asyncio.Event(), asyncio.Event()
+    awake.set()
 
     async def freeze():
         global slow
         note("freeze")
         if slow:
             slow -= 1
-            frozen.set()
-            await asyncio.sleep(0.3)
+            disturbed.clear()
+            awake.clear()
+            await disturbed.wait()
         if MODE == "freeze-fails":
             raise RuntimeError("s3cret")
 
-    frozen = asyncio.Event()
-
     def thaw():
-        frozen.clear()
+        awake.set()
         note("thaw")
 
     async def talk(conn):
@@ -68,11 +70,12 @@ SWEEPER = """
             await conn.send(b"hello")
         while True:
             try:
-                async with asyncio.timeout(0.05 if MODE.startswith("slow") else None):
+                async with asyncio.timeout(0.05 if slow else None):
                     line = await conn.receive()
             except TimeoutError:
-                if frozen.is_set():
-                    await asyncio.sleep(0.5)
+                if not awake.is_set():
+                    disturbed.set()
+                    await awake.wait()
                 continue
             if line is None:
                 return
@@ -137,7 +140,9 @@ async def test_they_begin_again_when_the_new_process_dies_in_its_probation(tmp_p
         harness.becomes(lambda: events(tmp_path, service.pid, new), MOVED)
         os.kill(new, signal.SIGKILL)
         assert handoff.stdout is not None
-        assert json.loads(await asyncio.wait_for(handoff.stdout.read(), 20))["connections"]["returned"] == 1
+        assert (
+            json.loads(await asyncio.wait_for(handoff.stdout.read(), harness.PATIENCE))["connections"]["returned"] == 1
+        )
         assert await handoff.wait() == 1
         harness.becomes(lambda: events(tmp_path, service.pid, new), [*MOVED, "thaw old", "begin old"])
         assert await client.talk() == "served"
@@ -178,6 +183,8 @@ async def test_a_task_that_does_not_stop_refuses_the_handoff_and_goes_on_later(t
         report = service.handoff(expect=1)
         assert report["reason"] == "background-task: did not stop within 1 s of being cancelled: sweep"
         assert await client.talk() == "served"
+        assert events(tmp_path, service.pid) == UNDISTURBED
+        (tmp_path / "events.go").touch()
         harness.becomes(lambda: events(tmp_path, service.pid), ["begin old", "end old", "begin old"])
         client.writer.close()
 
@@ -187,7 +194,7 @@ async def test_a_gate_that_does_not_close_freezes_nothing(tmp_path: Path) -> Non
         busy = await Client.open(service.address)
         busy.writer.write(b"busy\n")
         await busy.writer.drain()
-        report = service.handoff("--boundary-timeout", "0.5", expect=1)
+        report = service.handoff("--boundary-timeout", "0.2", expect=1)
         assert report["reason"].startswith("no-boundary")
         assert events(tmp_path, service.pid) == UNDISTURBED
         busy.writer.close()
@@ -212,6 +219,6 @@ async def test_a_freeze_that_never_fits_between_two_timeouts_of_a_handler_is_a_r
         assert report["reason"].startswith("no-boundary: within 0.1 s the sessions never stayed at rest")
         found = events(tmp_path, service.pid)
         assert found[-2:] == ["thaw old", "begin old"]
-        assert found.count("freeze old") == found.count("thaw old") == 1
+        assert found.count("freeze old") == found.count("thaw old") >= 1
         assert await client.talk() == "served"
         client.writer.close()

@@ -37,7 +37,7 @@ def talking(service: harness.Server) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(harness.PATIENCE)
     assert not problems
     assert count[0] > 10
 
@@ -84,8 +84,8 @@ def test_a_version_with_a_syntax_error(tmp_path: Path) -> None:
 
 def test_a_version_that_never_becomes_ready(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service:
-        reason = refused(service, "--deadline", "1", command=("/bin/sleep", "60"))
-        assert reason.startswith("new-hung: the new process did not become ready within 1 s")
+        reason = refused(service, "--deadline", "0.5", command=("/bin/sleep", "600"))
+        assert reason.startswith("new-hung: the new process did not become ready within 0.5 s")
 
 
 VERSION = """
@@ -143,7 +143,7 @@ def test_a_version_that_turns_unhealthy_in_its_probation_gives_untouched_session
         assert reader.readline() == b"hello\n"
         sock.sendall(b"a\n")
         assert reader.readline() == b"1 a\n"
-        report = service.handoff("--probation", "3", expect=1, command=command)
+        report = service.handoff("--probation", "30", expect=1, command=command)
         assert report["reason"].startswith("unhealthy:")
         assert report["connections"] == {"moved": 0, "kept": 0, "returned": 1, "closed": 0}
         sock.sendall(b"b\n")
@@ -184,7 +184,7 @@ def test_a_version_that_listens_where_it_must_not(tmp_path: Path) -> None:
 
 def test_a_program_that_is_no_server_of_hotfd_is_waited_for_until_the_deadline_only(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service:
-        reason = refused(service, "--deadline", "1", command=(sys.executable, "-c", "import time; time.sleep(60)"))
+        reason = refused(service, "--deadline", "0.5", command=(sys.executable, "-c", "import time; time.sleep(600)"))
         assert reason.startswith("new-hung:")
 
 
@@ -195,7 +195,8 @@ def test_a_version_that_is_stopped_while_sessions_move_is_ended_within_the_deadl
         "    from hotfd.server.engine import Engine\n"
         "    Engine.start_accepting = lambda self: os.kill(os.getpid(), signal.SIGSTOP)\n"
     )
-    with harness.counter(tmp_path) as service, service.connect() as sock, sock.makefile("rb") as reader:
+    impatient = harness.counter(tmp_path, impatient=True)
+    with impatient as service, service.connect() as sock, sock.makefile("rb") as reader:
         assert reader.readline() == b"hello\n"
         report = service.handoff(expect=1, command=version(tmp_path, extra=extra))
         assert report["reason"].startswith("new-hung:")

@@ -65,11 +65,11 @@ PROGRAM = """
     hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}", name="bus", loop=os.environ.get("LOOP", "asyncio"))
 """
 
-LISTENERS = 50
+LISTENERS = 30
 PUBLISHERS = 5
 HANDOFFS = 5
 
-PATIENCE = 20.0
+PATIENCE = harness.PATIENCE
 """Seconds for anything that a client waits for."""
 
 
@@ -144,7 +144,7 @@ async def hand_over(service: harness.Server, *options: str, command: list[str], 
         *harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", *options, "--", *command,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     done = subprocess.CompletedProcess([], process.returncode or 0, out.decode(), err.decode())
     return service.outcome(done, expect)
 
@@ -189,7 +189,7 @@ async def test_what_is_published_while_a_subscriber_is_on_its_way_gets_there(tmp
             command = ["env", "SLOW=1", *service.process.args]
             for _ in range(2):  # after the second, those who stay are two generations behind
                 report = await hand_over(
-                    service, "--probation", "0.2", "--boundary-timeout", "0.5", command=command, expect=None
+                    service, "--probation", "0.2", "--boundary-timeout", "0.2", command=command, expect=None
                 )
                 assert report["connections"]["moved"] == LISTENERS - PUBLISHERS
             for _ in range(20):
@@ -211,7 +211,7 @@ async def test_what_comes_back_from_a_new_process_that_died_has_missed_nothing(t
             enough = asyncio.Event()
             work = stay_and_publish(everybody[:PUBLISHERS], enough)
             command = ["env", "DIES_AS_OWNER=1", "SLOW=1", *service.process.args]
-            report = await hand_over(service, "--boundary-timeout", "1", command=command, expect=1)
+            report = await hand_over(service, "--boundary-timeout", "0.5", command=command, expect=1)
             assert report["outcome"] == "rolled-back"
             assert report["connections"]["returned"] == LISTENERS - PUBLISHERS
             enough.set()
@@ -221,12 +221,12 @@ async def test_what_comes_back_from_a_new_process_that_died_has_missed_nothing(t
 
 
 async def test_who_publishes_while_a_new_process_hangs_goes_on_when_it_has_been_ended(tmp_path: Path) -> None:
-    with harness.program(tmp_path, PROGRAM) as service:
+    with harness.program(tmp_path, harness.IMPATIENT + PROGRAM) as service:
         async with clients(service, LISTENERS) as everybody:
             enough = asyncio.Event()
             work = stay_and_publish(everybody[:PUBLISHERS], enough)
             command = ["env", "HANGS=1", *service.process.args]
-            report = await hand_over(service, "--boundary-timeout", "1", "--deadline", "5", command=command, expect=1)
+            report = await hand_over(service, "--boundary-timeout", "0.5", command=command, expect=1)
             assert "new-hung" in report["reason"]
             enough.set()
             await asyncio.gather(*work)
@@ -302,6 +302,6 @@ async def test_on_start_cannot_publish_and_says_so_in_the_first_generation_alrea
     """
     path = harness.script(tmp_path, "early.py", source)
     done = subprocess.run(
-        [harness.sys.executable, str(path), str(harness.free_port())], capture_output=True, text=True, timeout=30
+        [harness.sys.executable, str(path), str(harness.free_port())], capture_output=True, text=True, timeout=PATIENCE
     )
     assert "on_start cannot publish" in done.stdout, json.dumps([done.stdout, done.stderr])

@@ -78,7 +78,7 @@ class Client:
         """Say one line: ``served``, ``gone`` when the connection is over, or what came instead."""
         try:
             self.writer.write(b"x\n")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(harness.PATIENCE):
                 answer = await self.reader.readline()
         except (OSError, TimeoutError) as error:
             return "gone" if isinstance(error, ConnectionError) else type(error).__name__
@@ -105,7 +105,7 @@ async def crash(tmp_path: Path, die: str, *, options: tuple[str, ...] = ("--prob
                 *harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", *options, "--", *command,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
-            out, err = await asyncio.wait_for(process.communicate(), 60)
+            out, err = await asyncio.wait_for(process.communicate(), harness.PATIENCE)
             done = subprocess.CompletedProcess([], process.returncode or 0, out.decode(), err.decode())
             report = service.outcome(done, None)
             report["status"] = process.returncode
@@ -178,7 +178,7 @@ async def in_probation(service: harness.Server, probation: str = "30") -> tuple[
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert handoff.stderr is not None
-    while b"probation" not in (line := await asyncio.wait_for(handoff.stderr.readline(), 20)):
+    while b"probation" not in (line := await asyncio.wait_for(handoff.stderr.readline(), harness.PATIENCE)):
         assert line
     return handoff, int(line.rpartition(b"process ")[2].strip(b" )\n"))
 
@@ -191,7 +191,7 @@ async def test_sessions_that_the_new_process_has_touched_are_reset_when_it_dies(
         assert await busy.talk() == "served"
         fresh = await Client.open(service.address)  # accepted, and greeted: touched too
         os.kill(new, signal.SIGKILL)
-        out = await asyncio.wait_for(handoff.stdout.read(), 20)
+        out = await asyncio.wait_for(handoff.stdout.read(), harness.PATIENCE)
         assert await handoff.wait() == 1
         report = service.outcome(subprocess.CompletedProcess([], 1, out.decode(), ""), 1)
         assert report["connections"] == {"moved": 0, "kept": 0, "returned": 1, "closed": 2}
@@ -204,12 +204,12 @@ async def test_sessions_that_the_new_process_has_touched_are_reset_when_it_dies(
 
 
 async def test_a_new_process_that_is_stopped_in_its_probation_is_ended_and_everybody_returns(tmp_path: Path) -> None:
-    with harness.counter(tmp_path) as service:
+    with harness.counter(tmp_path, impatient=True) as service:
         clients = [await Client.open(service.address) for _ in range(20)]
         handoff, new = await in_probation(service, "1")
         assert handoff.stdout is not None
         os.kill(new, signal.SIGSTOP)
-        out = await asyncio.wait_for(handoff.stdout.read(), 40)
+        out = await asyncio.wait_for(handoff.stdout.read(), harness.PATIENCE)
         report = service.outcome(subprocess.CompletedProcess([], await handoff.wait(), out.decode(), ""), 1)
         assert report["reason"].startswith("new-hung:")
         assert report["connections"]["returned"] == 20
@@ -239,11 +239,11 @@ async def test_unsent_bytes_are_not_sent_again_when_the_process_that_sent_some_o
         got = len(await reader.readexactly(6_000_000))  # the new process sends what was unsent
         os.kill(new, signal.SIGKILL)
         assert handoff.stdout is not None
-        report = json.loads(await asyncio.wait_for(handoff.stdout.read(), 20))
+        report = json.loads(await asyncio.wait_for(handoff.stdout.read(), harness.PATIENCE))
         assert await handoff.wait() == 1
         assert report["connections"]["closed"] == 1, "a truncation is a reset, and no orderly end"
         with pytest.raises(ConnectionResetError):
-            while piece := await asyncio.wait_for(reader.read(1 << 16), 10):
+            while piece := await asyncio.wait_for(reader.read(1 << 16), harness.PATIENCE):
                 got += len(piece)
         assert got <= 12_000_001
         writer.close()
@@ -252,14 +252,15 @@ async def test_unsent_bytes_are_not_sent_again_when_the_process_that_sent_some_o
 async def test_an_old_process_that_was_held_up_for_longer_than_the_probation_finds_the_handoff_settled(
     tmp_path: Path,
 ) -> None:
-    with harness.counter(tmp_path) as service:
+    with harness.counter(tmp_path, impatient=True) as service:
         client = await Client.open(service.address)
-        handoff, new = await in_probation(service, "0.5")
+        handoff, new = await in_probation(service, "0.1")
         os.kill(service.pid, signal.SIGSTOP)
-        await asyncio.sleep(12)  # longer than the probation and what old gives new to settle: nothing signals that
+        harness.becomes(lambda: f"[{new}] took-over" in service.logged(), True)
+        await asyncio.sleep(2.3)  # longer than the probation and what old gives new to settle: nothing signals that
         os.kill(service.pid, signal.SIGCONT)
         assert handoff.stdout is not None
-        report = json.loads(await asyncio.wait_for(handoff.stdout.read(), 20))
+        report = json.loads(await asyncio.wait_for(handoff.stdout.read(), harness.PATIENCE))
         assert await handoff.wait() == 0, (report, service.logged())
         service.pids.append(new)
         service.pid = new

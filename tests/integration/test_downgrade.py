@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -84,7 +83,7 @@ def test_what_is_taken_back_after_a_downgrade_is_what_it_was(tmp_path: Path) -> 
                 assert line
             new = int(line.rpartition("process ")[2].strip(" )\n"))
             harness.kill(new)
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=harness.PATIENCE)
         assert json.loads(out)["connections"]["returned"] == 1
         assert client.say("x") == "v2 {'lines': 3, 'tags': 'abc'}"
 
@@ -185,10 +184,10 @@ def test_together_all_go_back_or_none(tmp_path: Path) -> None:
         assert clients[1].say("x") == "v1 {'lines': 3}"
 
 
-def test_twenty_handoffs_back_and_forth_lose_nothing(tmp_path: Path) -> None:
+def test_sixteen_handoffs_back_and_forth_lose_nothing(tmp_path: Path) -> None:
     with two_versions(tmp_path, {}, {"version": 2, "state": TAGS}, count=20) as (service, clients):
-        lines, began = 1, time.monotonic()
-        for number in range(10):
+        lines = 1
+        for number in range(8):
             rollback(service)
             lines += 1
             assert {client.say("x") for client in clients} == {f"v1 {{'lines': {lines}}}"}
@@ -196,5 +195,4 @@ def test_twenty_handoffs_back_and_forth_lose_nothing(tmp_path: Path) -> None:
             lines += 1
             assert {client.say("x") for client in clients} == {f"v2 {{'lines': {lines}, 'tags': ''}}"}, number
         found = history(service)["generations"]
-        assert [row["generation"] for row in found] == list(range(7, 23)), "the last sixteen are remembered"
-        print(f"20 handoffs in {time.monotonic() - began:.1f} s")
+        assert [row["generation"] for row in found] == list(range(3, 19)), "the last sixteen are remembered"

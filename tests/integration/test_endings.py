@@ -23,7 +23,7 @@ import hotfd
 from tests.integration import harness
 from tests.integration.test_bad_versions import talking
 
-LIMIT = 20.0
+LIMIT = harness.PATIENCE
 """Seconds after which a test that waits for a fact fails."""
 
 
@@ -51,7 +51,7 @@ class Handoff:
 
     def report(self, expect: int | None) -> dict[str, Any]:
         """Wait for the end; follow the service."""
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=LIMIT)
         return self.service.outcome(subprocess.CompletedProcess([], self.process.returncode, out, err), expect)
 
 
@@ -133,8 +133,8 @@ TALK = """
         if not conn.resumed:
             await conn.send(b"hello")
         async for line in conn:
-            if line == b"busy":
-                await asyncio.sleep(1)
+            while line == b"busy" and not os.path.exists(os.path.join(os.path.dirname(sys.argv[0]), "free")):
+                await asyncio.sleep(0.01)
             if line == b"peer":
                 line += repr(conn.peername).encode()
             conn.state.lines += 1
@@ -175,12 +175,13 @@ def test_a_program_that_leaves_its_server_during_a_handoff_leaves_the_service_to
         Line(service.connect()) as idle,
         Line(service.connect()) as busy,
     ):
-        with talking(service), handing_over(service, "--probation", "0.5") as handoff:
+        with talking(service), handing_over(service, "--probation", "2") as handoff:
             if phase == "move":
                 busy.say(b"busy")
             new = handoff.phase(phase)
             old = service.pid
             harness.kill(old, number)
+            (tmp_path / "free").touch()
             assert handoff.report(0)["outcome"] == "completed"
             harness.wait_gone(old)
         assert (service.process.wait() == 0) is (number == signal.SIGTERM)
@@ -348,8 +349,8 @@ def test_a_handler_that_is_woken_during_the_export_or_import_finishes_its_work_f
 
 def test_an_export_that_does_not_return_is_a_refusal(tmp_path: Path) -> None:
     with exporting(tmp_path, "hang") as (service, lines):
-        report = service.handoff("--deadline", "2", expect=1)
-        assert report["reason"] == "export-hung: export_state did not return within 2 s"
+        report = service.handoff("--deadline", "4", expect=1)
+        assert report["reason"] == "export-hung: export_state did not return within 4 s"
         assert all(echoes(line) for line in lines)
 
 
@@ -373,13 +374,13 @@ def test_a_process_that_could_not_tell_that_it_has_settled_has_not(tmp_path: Pat
         Line(service.connect()) as client,
         Line(service.connect()) as idle,
     ):
-        with handing_over(service, "--probation", "0.5") as handoff:
+        with handing_over(service, "--probation", "1.5") as handoff:
             new = handoff.phase("probation")
             harness.kill(service.pid, signal.SIGSTOP)
             crowd = [service.connect() for _ in range(400)]  # each is told to the old process, which reads nothing
             try:
                 # Longer than the probation: nothing tells its end, since it has none.
-                select.select([], [], [], 1.2)
+                select.select([], [], [], 2.0)
                 assert client.served(), "the new process serves"
                 assert harness.hotfd("handoff", "--pid", str(new), "--json").returncode == 1, "and is not settled"
                 harness.kill(new)
@@ -427,9 +428,9 @@ HEARTBEAT = """
 
 
 def test_a_new_process_that_hangs_is_found_out_although_every_handler_has_a_heartbeat(tmp_path: Path) -> None:
-    with harness.program(tmp_path, HEARTBEAT) as service:
+    with harness.program(tmp_path, harness.IMPATIENT + HEARTBEAT) as service:
         lines = [Line(service.connect()) for _ in range(40)]
-        with handing_over(service, "--deadline", "3") as handoff:
+        with handing_over(service) as handoff:
             new = handoff.phase("move")
             try:
                 out, _ = handoff.process.communicate(timeout=LIMIT)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,14 @@ PARTIAL = ("--probation", "0.1", "--boundary-timeout", "0.1")
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[harness.Server]:
-    source = textwrap.dedent(FAULTS) + textwrap.dedent(ROOMS)
+    with rooms(tmp_path, FAULTS) as made:
+        yield made
+
+
+@contextmanager
+def rooms(tmp_path: Path, *preludes: str) -> Iterator[harness.Server]:
+    """Run the program of rooms with something before it; close its players."""
+    source = "".join(map(textwrap.dedent, (*preludes, ROOMS)))
     with harness.program(tmp_path, source) as made:
         made.players = []  # type: ignore[attr-defined]
         yield made
@@ -109,13 +117,9 @@ def descriptors_of_fresh(tmp_path: Path, members: int) -> int:
     """How many descriptors a process has that has served nothing but a room."""
     directory = tmp_path / "fresh"
     directory.mkdir()
-    with harness.program(directory, ROOMS) as fresh:
-        fresh.players = []  # type: ignore[attr-defined]
+    with rooms(directory) as fresh:
         in_room(fresh, "a", members)
-        count = harness.descriptors_of(fresh.pid)
-        for one in fresh.players:  # type: ignore[attr-defined]
-            one.close()
-    return count
+        return harness.descriptors_of(fresh.pid)
 
 
 # ---------------------------------------------------------------- while what had stayed behind is on its way
@@ -138,22 +142,21 @@ def test_when_the_newest_dies_the_room_goes_on_where_it_was(
     harness.becomes(lambda: harness.descriptors_of(service.pids[0]), fresh - 1)  # it does not listen
 
 
-def test_when_the_newest_hangs_the_room_goes_on_and_comes_when_that_wakes_up(
-    service: harness.Server, tmp_path: Path
-) -> None:
-    one, two = left_behind(service)
-    three = late(service)
-    arm(tmp_path, "newest-is-offered", "SIGSTOP")
-    assert one.ask("go") == "going"
-    harness.becomes(lambda: stopped(service.pids[1]), True)
-    counts_once([one, two], "a 1")
-    assert one.ask("pid") == str(service.pids[0])
-    harness.kill(service.pids[1], signal.SIGCONT)
-    assert three.hear() == "in a"
-    counts_once([one, two, three], "a 2")
-    harness.wait_gone(service.pids[0])
-    fresh = descriptors_of_fresh(tmp_path, 3)
-    harness.becomes(lambda: harness.descriptors_of(service.pid), fresh)
+def test_when_the_newest_hangs_the_room_goes_on_and_comes_when_that_wakes_up(tmp_path: Path) -> None:
+    with rooms(tmp_path, harness.IMPATIENT, FAULTS) as service:
+        one, two = left_behind(service)
+        three = late(service)
+        arm(tmp_path, "newest-is-offered", "SIGSTOP")
+        assert one.ask("go") == "going"
+        harness.becomes(lambda: harness.stopped(service.pids[1]), True)
+        counts_once([one, two], "a 1")
+        assert one.ask("pid") == str(service.pids[0])
+        harness.kill(service.pids[1], signal.SIGCONT)
+        assert three.hear() == "in a"
+        counts_once([one, two, three], "a 2")
+        harness.wait_gone(service.pids[0])
+        fresh = descriptors_of_fresh(tmp_path, 3)
+        harness.becomes(lambda: harness.descriptors_of(service.pid), fresh)
 
 
 def test_when_the_newest_hangs_with_what_was_committed_to_it_and_dies_the_room_comes_back(
@@ -164,7 +167,7 @@ def test_when_the_newest_hangs_with_what_was_committed_to_it_and_dies_the_room_c
     arm(tmp_path, "newest-is-committed", "SIGSTOP")
     assert one.ask("go") == "going"
     two.say("?")
-    harness.becomes(lambda: stopped(service.pids[1]), True)
+    harness.becomes(lambda: harness.stopped(service.pids[1]), True)
     harness.kill(service.pids[1])
     dies(tmp_path, service.pids[1])
     assert two.hear() == "a 0 2"
@@ -175,11 +178,6 @@ def dies(tmp_path: Path, pid: int) -> None:
     """Wait until a process is dead that nobody is to clean up after, but the next one who looks."""
     harness.wait_gone(pid)
     (tmp_path / "run" / f"{pid}.sock").unlink()
-
-
-def stopped(pid: int) -> bool:
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()[0] == "T"
 
 
 @pytest.mark.parametrize("point", ["older-is-answered", "older-has-committed"])
@@ -216,7 +214,7 @@ def test_a_handoff_of_the_newest_supersedes_what_is_on_its_way_to_it(service: ha
     arm(tmp_path, "older-begins", "SIGSTOP")
     three = late(service)
     one.say("go")
-    harness.becomes(lambda: stopped(service.pids[0]), True)
+    harness.becomes(lambda: harness.stopped(service.pids[0]), True)
     service.handoff(*PARTIAL)
     harness.kill(service.pids[0], signal.SIGCONT)
     assert one.hear() == "going"
@@ -245,10 +243,10 @@ def test_when_the_one_in_the_middle_dies_the_others_are_neighbours_all_the_same(
     else:
         command = [*harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "60"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as operator:
-            harness.becomes(lambda: (service.status()["handoff"] or {}).get("phase"), "probation", limit=20.0)
+            harness.becomes(lambda: (service.status()["handoff"] or {}).get("phase"), "probation")
             newest = service.status()["handoff"]["new_pid"]
             harness.kill(service.pid)
-            operator.wait(30)
+            operator.wait(harness.PATIENCE)
         service.pids.append(newest)
         service.pid = newest
     harness.wait_gone(service.pids[1])
@@ -280,7 +278,7 @@ def test_a_handoff_that_fails_leaves_the_older_where_it_was(service: harness.Ser
     sick = source.replace('log_style="json")', 'log_style="json", healthy=lambda: CALLS.append(1) or len(CALLS) < 2)')
     bad = harness.script(tmp_path, "bad.py", "CALLS = []\n" + sick)
     command = [sys.executable, str(bad), str(service.port)]
-    report = service.handoff("--probation", "5", expect=1, command=command)
+    report = service.handoff("--probation", "30", expect=1, command=command)
     assert report["reason"].startswith("unhealthy")
     three = late(service)
     assert one.ask("go") == "going"

@@ -151,10 +151,10 @@ def test_the_result_of_wait_is_delivered_exactly_once(tmp_path: Path) -> None:
     options = "state=hotfd.State(dict[str, int])"
     with handler(tmp_path, source, options=options) as service, service.connect() as client:
         got = [hear(client) for _ in range(50)]
-        for _ in range(5):
+        for _ in range(3):
             hand_over(service)
             got += [hear(client) for _ in range(50)]
-        assert got == [b"%d" % number for number in range(300)]
+        assert got == [b"%d" % number for number in range(200)]
 
 
 def test_undelivered_items_of_merged_queues_travel_in_order(tmp_path: Path) -> None:
@@ -250,7 +250,9 @@ def test_a_broadcaster_that_writes_to_a_moved_connection_is_told_and_sends_nothi
         first = [hear(client).split() for _ in range(20)]
         old = service.pid
         hand_over(service)
-        lines = first + [hear(client).split() for _ in range(300)]
+        lines = first
+        while sum(int(pid) == service.pid for _, pid, _ in lines) < 50:
+            lines.append(hear(client).split())
         pids = [int(pid) for _, pid, _ in lines]
         assert pids == sorted(pids, key=lambda pid: pid != old), "the old process says nothing after the new one"
         for pid in set(pids):
@@ -264,7 +266,7 @@ def test_a_timeout_of_the_handlers_own_ends_the_connection_once(tmp_path: Path) 
     source = """
     async def talk(conn):
         try:
-            async with asyncio.timeout(0.6):
+            async with asyncio.timeout(0.1 if conn.resumed else 3600):
                 while (line := await conn.receive()) is not None:
                     await conn.send(line)
         except TimeoutError:
@@ -393,6 +395,7 @@ def test_a_session_whose_state_cannot_travel_stays_and_its_helpers_start_again(t
         report = service.handoff("--probation", "0.1", expect=3)
         assert report["reasons"] == {"state-encode": 1}
         client.sendall(b"x\n")
-        heard = [hear(client) for _ in range(20)]
-        assert heard.count(b"resumed") == 1
-        assert heard.count(b"beat") == 19
+        while (heard := hear(client)) == b"beat":
+            pass
+        assert heard == b"resumed"
+        assert [hear(client) for _ in range(5)] == [b"beat"] * 5

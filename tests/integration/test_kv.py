@@ -57,7 +57,7 @@ def cli(port: int, *lines: str, options: tuple[str, ...] = ()) -> list[str]:
         input="".join(f"{line}\n" for line in lines),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=harness.PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -90,7 +90,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
     return bytes(parts)
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, limit: float = harness.PATIENCE) -> None:
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit} s: {what}"
@@ -127,7 +127,7 @@ class Counting:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(harness.PATIENCE)
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait(10)
@@ -149,8 +149,8 @@ class Counting:
             how far it has counted.
         """
         self._stop.set()
-        self._thread.join(30)
-        assert self._process.wait(30) == 0
+        self._thread.join(harness.PATIENCE)
+        assert self._process.wait(harness.PATIENCE) == 0
         first, *counted, last = self._output.read_text().splitlines()
         assert first == last, "redis-cli had to connect anew"
         assert counted == [str(n + 1) for n in range(self._typed)]
@@ -158,11 +158,10 @@ class Counting:
 
 
 @pytest.mark.parametrize(
-    ("requests", "options"),
-    [(300_000, ()), (600_000, ("-P", "16"))],
-    ids=["one request at a time", "pipelines of sixteen"],
+    ("requests", "options", "loop"),
+    [(120_000, (), "uvloop"), (400_000, ("-P", "16"), "asyncio")],
+    ids=["one request at a time, uvloop", "pipelines of sixteen, asyncio"],
 )
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_redis_benchmark_does_not_notice_five_handoffs(
     tmp_path: Path, requests: int, options: tuple[str, ...], loop: str
 ) -> None:
@@ -170,7 +169,9 @@ def test_redis_benchmark_does_not_notice_five_handoffs(
         pytest.importorskip("uvloop")
     with kv(tmp_path, "--loop", loop) as service:
         before = number(service, "total_connections_received")
-        subprocess.run(benchmark(service.port, 1000, *options), check=True, capture_output=True, timeout=30)
+        subprocess.run(
+            benchmark(service.port, 1000, *options), check=True, capture_output=True, timeout=harness.PATIENCE
+        )
         undisturbed = number(service, "total_connections_received") - before
 
         before = number(service, "total_connections_received")
@@ -184,7 +185,7 @@ def test_redis_benchmark_does_not_notice_five_handoffs(
             try:
                 wait_until(lambda: service.status()["connections"] >= CLIENTS, "the load runs")
                 for _ in range(5):
-                    reports.append(service.handoff("--probation", "0.2"))
+                    reports.append(service.handoff("--probation", "0"))
                     assert load.poll() is None, f"the benchmark ended after {len(reports)} handoffs"
                 out, err = load.communicate(timeout=120)
             finally:
@@ -232,7 +233,7 @@ class Truth:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(15)
+            thread.join(harness.PATIENCE)
 
     def _guard(self, task: Callable[[], None]) -> None:
         try:
@@ -303,17 +304,19 @@ def test_a_key_expires_at_the_same_moment_after_a_handoff(service: Server) -> No
 
 def test_a_key_that_expires_during_a_handoff_is_gone_after_it(service: Server) -> None:
     end = time.time_ns() // 1_000_000 + 50
-    assert cli(service.port, f"SET short v PXAT {end}", f"SET kept v PXAT {end}", "PERSIST kept")[:2] == [
+    assert cli(service.port, f"SET short v PXAT {end}", "SET kept v EX 1000", "PERSIST kept") == [
         "OK",
         "OK",
+        "(integer) 1",
     ]
     service.handoff("--probation", "0")
     wait_until(lambda: time.time_ns() // 1_000_000 > end, "the key's time is over")
-    assert cli(service.port, "GET short", "TTL short", "EXISTS short", "GET kept") == [
+    assert cli(service.port, "GET short", "TTL short", "EXISTS short", "GET kept", "TTL kept") == [
         "(nil)",
         "(integer) -2",
         "(integer) 0",
         '"v"',
+        "(integer) -1",
     ]
 
 
@@ -341,7 +344,7 @@ def test_what_a_client_said_about_itself_survives_a_handoff(service: Server, tmp
             service.handoff("--probation", "0")
             typed.stdin.write(b"CLIENT GETNAME\nCLIENT ID\nHELLO\n")
             typed.stdin.close()
-            assert typed.wait(20) == 0
+            assert typed.wait(harness.PATIENCE) == 0
         finally:
             typed.kill()
     ok, id_before, name, id_after, *hello = output.read_text().splitlines()
@@ -355,7 +358,7 @@ def test_a_value_of_ten_megabytes_survives_a_handoff(service: Server, sent: floa
     value = bytes(range(256)) * (10 * MEGABYTE // 256)
     whole = request(b"SET", b"big", value) + request(b"GET", b"big")
     split = int(len(whole) * sent)
-    with service.connect(30) as sock:
+    with service.connect() as sock:
         sock.sendall(whole[:split])
         if sent == 1.0:  # the server has begun to answer: megabytes of it are in nobody's hands but its own
             assert receive(sock, 5) == b"+OK\r\n"
@@ -373,14 +376,14 @@ def test_a_pipeline_goes_on_through_a_handoff(service: Server) -> None:
     count = 50_000
     answers = b"".join(b":%d\r\n" % (n + 1) for n in range(count))
     received = []
-    with service.connect(30) as sock:
+    with service.connect() as sock:
         reader = threading.Thread(target=lambda: received.append(receive(sock, len(answers))))
         writer = threading.Thread(target=sock.sendall, args=(request(b"INCR", b"n") * count,))
         reader.start()
         writer.start()
         service.handoff("--probation", "0")
-        writer.join(30)
-        reader.join(30)
+        writer.join(harness.PATIENCE)
+        reader.join(harness.PATIENCE)
     assert received == [answers]
 
 
@@ -506,7 +509,7 @@ def test_info_and_client_list_describe_the_service(service: Server) -> None:
     assert number(service, "connected_clients") == 1
     assert number(service, "process_id") == service.pid
     found = ask(service, "CLIENT LIST", "--raw")
-    assert re.fullmatch(r"id=\d+ addr=127\.0\.0\.1:\d+ name= age=0 db=0 resp=2\n?", found)
+    assert re.fullmatch(r"id=\d+ addr=127\.0\.0\.1:\d+ name= age=\d db=0 resp=2\n?", found)
 
 
 def test_quit_ends_the_connection_after_its_answer(service: Server) -> None:

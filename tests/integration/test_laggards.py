@@ -66,7 +66,7 @@ def test_the_report_and_the_status_of_the_old_process_tell_what_laggards_await(t
     with ExitStack() as stack:
         service, clients = stuck(tmp_path, "rolling", stack)
         old = service.pid
-        report = service.handoff("--boundary-timeout", "0.3", "--probation", "0.1", expect=3)
+        report = service.handoff("--boundary-timeout", "0.2", "--probation", "0.1", expect=3)
         assert report["reasons"] == {"no-boundary": MANY, "not-movable": 1}
         check(report["laggards"])
         draining = harness.hotfd("status", "--pid", str(old), "--json")
@@ -87,7 +87,8 @@ def test_the_report_and_the_status_of_the_old_process_tell_what_laggards_await(t
 def test_people_read_it_too(tmp_path: Path) -> None:
     with ExitStack() as stack:
         service, _ = stuck(tmp_path, "rolling", stack)
-        done = harness.hotfd("handoff", "--pid", str(service.pid), "--boundary-timeout", "0.3", "--laggards", "close")
+        options = ("--boundary-timeout", "0.2", "--probation", "0.1", "--laggards", "close")
+        done = harness.hotfd("handoff", "--pid", str(service.pid), *options)
         assert done.returncode == 3
         service.pids.append(int(done.stdout.split("-> ")[1].split()[0]))
         lines = done.stdout.splitlines()

@@ -24,7 +24,7 @@ async def test_five_hundred_clients_with_random_fragments_see_nothing_of_ten_han
     with harness.counter(tmp_path, "--loop", loop) as service:
         score, stop = Score(), asyncio.Event()
         clients = [
-            asyncio.create_task(line_client(service.address, score, stop, seed, pause=0.2)) for seed in range(CLIENTS)
+            asyncio.create_task(line_client(service.address, score, stop, seed, pause=1.0)) for seed in range(CLIENTS)
         ]
         while score.replies < CLIENTS:
             await asyncio.sleep(0.05)
@@ -77,7 +77,7 @@ async def slow_reader(service: harness.Server, seed: int, score: Score, rounds: 
             want = b"%d:" % number + bytes([97 + number % 26]) * size + b"\n"
             got = b""
             while len(got) < len(want):
-                piece = await asyncio.wait_for(reader.read(min(16384, len(want) - len(got))), 30)
+                piece = await asyncio.wait_for(reader.read(min(16384, len(want) - len(got))), harness.PATIENCE)
                 if not piece:
                     score.lost.append(f"client {seed}: the end after {len(got)} bytes of reply {number}")
                     return

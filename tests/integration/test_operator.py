@@ -80,7 +80,9 @@ def test_root_hands_over_the_server_of_another_user(tmp_path: Path) -> None:
 
 def test_a_second_handoff_during_one_is_refused_with_the_reason(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service:
-        slow = ["handoff", "--pid", str(service.pid), "--deadline", "3", "--", "/bin/sleep", "30"]
+        go = tmp_path / "go"
+        script = f"until [ -e {go} ]; do sleep 0.05; done; exit 1"
+        slow = ["handoff", "--pid", str(service.pid), "--", "/bin/sh", "-c", script]
         first = subprocess.Popen([*harness.HOTFD, *slow], stderr=subprocess.PIPE, text=True)
         try:
             assert first.stderr is not None
@@ -89,7 +91,8 @@ def test_a_second_handoff_during_one_is_refused_with_the_reason(tmp_path: Path) 
             assert report["outcome"] == "refused"
             assert report["reason"].startswith("handoff-in-progress:")
         finally:
-            assert first.wait(20) == 1
+            go.touch()
+            assert first.wait(harness.PATIENCE) == 1
             first.stderr.close()
         assert service.handoff("--probation", "0.1")["outcome"] == "completed"
 
@@ -97,7 +100,7 @@ def test_a_second_handoff_during_one_is_refused_with_the_reason(tmp_path: Path) 
 def test_a_handoff_during_the_probation_of_another_is_refused_by_both_processes(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service:
         first = subprocess.Popen(
-            [*harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "4"],
+            [*harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "60"],
             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert first.stderr is not None
@@ -108,7 +111,8 @@ def test_a_handoff_during_the_probation_of_another_is_refused_by_both_processes(
             done = harness.hotfd("handoff", "--pid", str(pid), "--json")
             assert done.returncode == 1
             assert json.loads(done.stdout)["reason"].startswith("handoff-in-progress:")
-        out, _ = first.communicate(timeout=20)
+        os.kill(service.pid, signal.SIGKILL)  # that ends the probation
+        out, _ = first.communicate(timeout=harness.PATIENCE)
         assert service.outcome(subprocess.CompletedProcess([], first.returncode, out, ""), 0)["new_pid"] == new
 
 
@@ -152,7 +156,7 @@ def test_laggards_stay_and_are_named_by_reason(tmp_path: Path) -> None:
             assert plan["dry_run"] is True
             assert plan["new_pid"] is None
             assert plan["reasons"] == {"not-movable": 1, "handler-tasks": 1}
-            report = service.handoff("--boundary-timeout", "0.5", "--probation", "0.2", expect=3)
+            report = service.handoff("--boundary-timeout", "0.2", "--probation", "0.1", expect=3)
             assert report["outcome"] == "partial"
             assert report["connections"] == {"moved": 1, "kept": 3, "returned": 0, "closed": 0}
             assert report["reasons"] == {"not-movable": 1, "handler-tasks": 1, "no-boundary": 1}
@@ -175,7 +179,7 @@ def test_an_old_process_ends_with_its_last_laggard(tmp_path: Path) -> None:
         assert harness.alive(report["old_pid"])
         client.close()
         harness.wait_gone(report["old_pid"])
-        assert service.process.wait(5) == 0
+        assert service.process.wait(harness.PATIENCE) == 0
 
 
 def test_laggards_are_closed_when_the_operator_says_so(tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_logs_are_structured_and_hold_neither_state_nor_payload(tmp_path: Path) 
             for client, word in zip(clients, words, strict=True):
                 client.sendall(word + b"\n")
                 client.recv(10)
-            report = service.handoff("--probation", "0.1", "--boundary-timeout", "0.3", expect=3)
+            report = service.handoff("--probation", "0.1", "--boundary-timeout", "0.2", expect=3)
             assert report["reasons"] == {"state-encode": 1}
             assert service.handoff("--probation", "0.1", expect=0)["connections"]["moved"] == 1
         finally:
@@ -255,14 +259,14 @@ def test_the_cli_gets_the_outcome_from_the_new_process_when_the_old_one_is_kille
     with harness.counter(tmp_path) as service, service.connect() as client:
         assert client.recv(6) == b"hello\n"
         cli = subprocess.Popen(
-            [*harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "20"],
+            [*harness.HOTFD, "handoff", "--pid", str(service.pid), "--json", "--probation", "60"],
             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert cli.stderr is not None
         while "probation" not in (line := cli.stderr.readline()):
             assert line
         os.kill(service.pid, signal.SIGKILL)
-        out, _ = cli.communicate(timeout=20)
+        out, _ = cli.communicate(timeout=harness.PATIENCE)
         report = service.outcome(subprocess.CompletedProcess([], cli.returncode, out, ""), 0)
         assert report["connections"]["moved"] == 1
         client.sendall(b"x\n")

@@ -100,8 +100,11 @@ PROGRAM = """
 
 
 @contextmanager
-def mortal(tmp_path: Path, cutover: str = "rolling", fault: str = "") -> Iterator[harness.Server]:
-    with harness.program(tmp_path, PROGRAM, env={"CUTOVER": cutover, "FAULT": fault}) as service:
+def mortal(
+    tmp_path: Path, cutover: str = "rolling", fault: str = "", *, impatient: bool = False
+) -> Iterator[harness.Server]:
+    source = harness.IMPATIENT + PROGRAM if impatient else PROGRAM
+    with harness.program(tmp_path, source, env={"CUTOVER": cutover, "FAULT": fault}) as service:
         yield service
 
 
@@ -116,7 +119,7 @@ class Client:
     @classmethod
     async def open(cls, service: harness.Server) -> Client:
         reader, writer = await asyncio.open_connection(*service.address)
-        word, _, id = (await asyncio.wait_for(reader.readline(), 20)).decode().strip().partition(" ")
+        word, _, id = (await asyncio.wait_for(reader.readline(), harness.PATIENCE)).decode().strip().partition(" ")
         assert word == "hello"
         return cls(reader, writer, id)
 
@@ -124,7 +127,7 @@ class Client:
         """Say a line: ``served``, ``gone`` when the connection was reset or has ended, or what else happened."""
         try:
             self.writer.write(b"x\n")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(harness.PATIENCE):
                 answer = await self.reader.readline()
         except ConnectionError:
             return "gone"
@@ -172,7 +175,7 @@ async def passes_by(service: harness.Server) -> None:
 async def outcome(handoff: asyncio.subprocess.Process) -> dict[str, Any]:
     """Read the report of a handoff that must fail."""
     assert handoff.stdout is not None
-    report: dict[str, Any] = json.loads(await asyncio.wait_for(handoff.stdout.read(), 60))
+    report: dict[str, Any] = json.loads(await asyncio.wait_for(handoff.stdout.read(), harness.PATIENCE))
     assert await handoff.wait() == 1, report
     return report
 
@@ -226,11 +229,13 @@ STOPS = [
 
 @pytest.mark.parametrize("point", STOPS)
 async def test_the_new_process_is_stopped_and_the_old_one_ends_it_and_goes_on(tmp_path: Path, point: str) -> None:
-    with mortal(tmp_path, fault=f"stop {point}") as service:
+    # Before it is ready that is a matter of the deadline, afterwards of its answers.
+    deadline = "2" if point.startswith(("Hello", "Ready")) else "60"
+    with mortal(tmp_path, fault=f"stop {point}", impatient=True) as service:
         async with clients(service, 200) as idle, clients(service, 10) as talking:
             stop = asyncio.Event()
             tasks = [asyncio.create_task(client.talk_until(stop)) for client in talking]
-            report = await handoff(service, "--deadline", "2", "--probation", "0.2")
+            report = await handoff(service, "--deadline", deadline, "--probation", "0.1")
             assert report["reason"].startswith("new-hung"), report["reason"]
             stop.set()
             ends = await asyncio.gather(*tasks)
@@ -243,7 +248,7 @@ async def test_the_new_process_is_stopped_and_the_old_one_ends_it_and_goes_on(tm
 async def test_a_new_process_that_is_stopped_while_clients_talk_to_it_loses_those_and_no_others(
     tmp_path: Path,
 ) -> None:
-    with mortal(tmp_path) as service:
+    with mortal(tmp_path, impatient=True) as service:
         async with clients(service, 100) as idle, clients(service, 5) as talking:
             running, new = await in_probation(service, "1")
             assert {await client.talk() for client in talking} == {"served"}
@@ -300,7 +305,7 @@ async def killed(service: harness.Server, *options: str, during: Any = None) -> 
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert running.stderr is not None
-    while b"probation" not in (line := await asyncio.wait_for(running.stderr.readline(), 20)):
+    while b"probation" not in (line := await asyncio.wait_for(running.stderr.readline(), harness.PATIENCE)):
         assert line
     new = int(line.rpartition(b"process ")[2].strip(b" )\n"))
     if during is not None:
@@ -410,7 +415,9 @@ async def test_a_connection_that_ends_in_the_probation_ends_for_its_client_at_on
             fresh = await Client.open(service)
             for client in (leaver, fresh):
                 client.writer.write(word)
-                assert await asyncio.wait_for(client.reader.read(), 20) == b"", "while the old process has a copy"
+                assert await asyncio.wait_for(client.reader.read(), harness.PATIENCE) == b"", (
+                    "while the old process has a copy"
+                )
                 client.writer.close()
                 await client.writer.wait_closed()
             harness.becomes(lambda: harness.descriptors_of(service.pid), held - 1)

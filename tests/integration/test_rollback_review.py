@@ -113,7 +113,7 @@ def test_a_dry_run_and_a_take_back_leave_a_state_alone_that_its_downgrade_change
             while "probation" not in (line := process.stderr.readline()):
                 assert line
             harness.kill(int(line.rpartition("process ")[2].strip(" )\n")))
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=harness.PATIENCE)
         assert json.loads(out)["connections"]["returned"] == 1
         assert client.say("x") == "v2 {'lines': 4, 'tags': 'abc'}"
 
@@ -251,7 +251,7 @@ def test_a_rollback_to_before_there_was_a_supervisor_stays_under_it(tmp_path: Pa
             assert "crashed" not in service.logged()
         finally:
             harness.kill(int(supervisor), signal.SIGTERM)
-            harness.wait_gone(int(supervisor), 20.0)
+            harness.wait_gone(int(supervisor))
 
 
 def _variable(pid: int, name: str) -> str:

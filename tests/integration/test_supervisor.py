@@ -89,9 +89,7 @@ def test_a_handoff_by_the_supervisors_pid_keeps_client_supervisor_and_pid_file(t
             assert client.served_by() == report["new_pid"] != first
             assert service.servers() == [report["new_pid"]]
         assert pidfile.read_text() == f"{service.pid}\n"
-        harness.becomes(
-            lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]], 30.0
-        )  # no zombie either
+        harness.becomes(lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]])  # no zombie either
     assert service.process.returncode == 0
     assert not pidfile.exists()
 
@@ -114,7 +112,7 @@ def test_sigusr2_hands_over_with_and_without_a_supervisor(tmp_path: Path) -> Non
             os.kill(pid, signal.SIGUSR2)
         service.says("handoff outcome=completed")
         assert one.served_by() not in {first, service.pid}
-        harness.becomes(lambda: "outcome=completed" in alone.logged(), True, 30.0)
+        harness.becomes(lambda: "outcome=completed" in alone.logged(), True)
         new = other.served_by()
         assert new != alone.pid
         alone.pids.append(new)
@@ -166,7 +164,7 @@ def test_a_server_below_a_shell_is_handed_over_and_outlives_the_shell(tmp_path: 
     with supervised(tmp_path, command=command, port=port) as service, service.connect() as client:
         report = service.handoff()
         assert client.served_by() == report["new_pid"]
-        harness.becomes(lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]], 30.0)
+        harness.becomes(lambda: [pid for pid, _ in service.descendants()], [report["new_pid"]])
         assert service.handoff()["outcome"] == "completed"
         service.process.terminate()
         assert service.ends() == 0
@@ -179,7 +177,7 @@ def test_the_supervisor_keeps_no_descriptor_of_a_handoff(tmp_path: Path) -> None
         before = harness.descriptors_of(service.pid)
         for _ in range(3):
             service.handoff()
-        harness.becomes(lambda: harness.descriptors_of(service.pid), before, 30.0)
+        harness.becomes(lambda: harness.descriptors_of(service.pid), before)
 
 
 # -- crashes ---------------------------------------------------------------------------------------
@@ -202,7 +200,7 @@ def test_a_server_that_crashes_again_and_again_ends_the_service_with_its_status(
     source = ECHO.replace('await conn.send(b"hello', "os._exit(9)  #")
     with supervised(tmp_path, "--restarts", "2", "--listen", "127.0.0.1:0", source=source) as service:
         for crashes in (1, 2, 3):
-            harness.becomes(lambda: service.logged().count("serves worker=1"), crashes, 30.0)
+            harness.becomes(lambda: service.logged().count("serves worker=1"), crashes)
             with pytest.raises((OSError, AssertionError)), service.connect() as client:
                 assert client.greeting
         assert service.ends() == 9
@@ -276,7 +274,7 @@ def test_an_old_process_that_hangs_while_it_hands_over_is_ended_and_the_new_one_
         busy.socket.sendall(b"work\n")
         with in_background(service, "--boundary-timeout", "60", "--deadline", "60") as handoff:
             service.says("phase=move")
-            harness.becomes(lambda: client.served_by() != first, True, 30.0)
+            harness.becomes(lambda: client.served_by() != first, True)
             os.kill(first, signal.SIGSTOP)
             report = handoff(expect=3)  # the busy session had not been offered, and is lost with the old process
         assert report["reason"].startswith("old-exited:")
@@ -365,7 +363,7 @@ def test_the_order_to_stop_during_a_handoff_ends_both_processes(tmp_path: Path) 
     with (
         supervised(tmp_path) as service,
         service.connect() as client,
-        in_background(service, "--probation", "3") as done,
+        in_background(service, "--probation", "1.5") as done,
     ):
         service.says("phase=probation")
         service.process.terminate()
@@ -485,7 +483,7 @@ def test_as_pid_1_of_a_namespace_it_hands_over_reaps_and_ends_in_order(tmp_path:
                 assert done.returncode == 0, done.stderr + outer.logged()
                 assert f'"generation":{generation}' in done.stdout
             assert client.say("still").endswith(b"still")
-            harness.becomes(lambda: [s for s in states_below(inner) if s == "Z"], [], 30.0)
+            harness.becomes(lambda: [s for s in states_below(inner) if s == "Z"], [])
             os.kill(inner, signal.SIGTERM)
             assert client.read() == b""
         assert outer.ends() == 0

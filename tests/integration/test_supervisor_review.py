@@ -60,7 +60,7 @@ def test_a_pid_file_belongs_to_one_supervisor(tmp_path: Path) -> None:
     pidfile = tmp_path / "echo.pid"
     pidfile.write_text(f"{os.getpid()}\n")  # left over: that pid is another program's by now
     with supervised(tmp_path, "--pidfile", str(pidfile)) as service:
-        harness.becomes(pidfile.read_text, f"{service.pid}\n", 30.0)
+        harness.becomes(pidfile.read_text, f"{service.pid}\n")
         done = harness.hotfd("run", "--pidfile", str(pidfile), "--", "sleep", "60")
         assert done.returncode == 1
         assert f"{pidfile}: it is the pid file of process {service.pid}" in done.stderr
@@ -78,10 +78,10 @@ def test_a_handoff_puts_a_supervisor_above_a_server_and_a_crash_does_not_bring_t
             new = client.served_by()
             above = parent(new)
             service.pids.append(above)
-            harness.becomes(lambda: f"[{above}] serves worker=1 pid={new}" in service.logged(), True, 30.0)
+            harness.becomes(lambda: f"[{above}] serves worker=1 pid={new}" in service.logged(), True)
             client.socket.sendall(b"die\n")
             assert client.read() == b""
-        harness.becomes(lambda: service.logged().count(f"[{above}] serves worker=1"), 2, 30.0)
+        harness.becomes(lambda: service.logged().count(f"[{above}] serves worker=1"), 2)
         with Talker(service.address) as client:
             assert parent(client.served_by()) == above
 
@@ -100,7 +100,7 @@ def test_a_manager_hears_signs_of_life_while_a_hung_old_process_is_replaced(tmp_
                 service.says("phase=probation")
                 os.kill(first, signal.SIGSTOP)
                 before = system.lines().count("WATCHDOG=1")
-                harness.wait_gone(first, 30.0)  # until the supervisor ends it, after two seconds and more
+                harness.wait_gone(first)  # until the supervisor ends it, after two seconds and more
                 assert system.lines().count("WATCHDOG=1") >= before + 3
                 assert handoff()["outcome"] == "completed"
 
@@ -115,7 +115,7 @@ def test_a_supervisor_below_a_supervisor_hands_over_and_is_survived_by_its_serve
         assert service.handoff()["old_pid"] == first
         new = client.served_by()
         os.kill(service.servers()[0], signal.SIGKILL)
-        harness.becomes(service.servers, [new], 30.0)
+        harness.becomes(service.servers, [new])
         assert client.served_by() == new
         service.process.terminate()
         assert service.ends() == 0
@@ -125,7 +125,9 @@ def test_it_waits_for_a_process_that_was_missed_when_it_looked_who_is_left(tmp_p
     blind = "from hotfd.supervisor import proc; proc.descendants = list; from hotfd.cli.group import main; main()"
     note = tmp_path / "pid"
     command = ["sh", "-c", f"sleep 0.7 & echo $! >{note}; exit 3"]
-    done = subprocess.run([sys.executable, "-c", blind, "run", "--", *command], capture_output=True, timeout=60.0)
+    done = subprocess.run(
+        [sys.executable, "-c", blind, "run", "--", *command], capture_output=True, timeout=harness.PATIENCE
+    )
     assert done.returncode == 3, done.stderr
     assert not harness.alive(int(note.read_text())), "it was left behind"
 

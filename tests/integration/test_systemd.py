@@ -35,14 +35,14 @@ def test_a_server_tells_its_life_and_its_successor_only_after_the_handoff(tmp_pa
         first = service.pid
         assert not [line for line in system.lines() if line.startswith("MAINPID")]
         handoff = subprocess.Popen(
-            [*harness.HOTFD, "handoff", "--pid", str(first), "--probation", "1"], stdout=-3, stderr=-3
+            [*harness.HOTFD, "handoff", "--pid", str(first), "--probation", "2"], stdout=-3, stderr=-3
         )
         system.has("RELOADING=1")
-        harness.becomes(lambda: "phase=probation" in service.logged(), True, 30.0)
+        harness.becomes(lambda: "phase=probation" in service.logged(), True)
         assert [line for line in system.lines() if line.startswith("MONOTONIC_USEC=")]
         assert not [line for line in system.lines() if line.startswith("MAINPID")], "before the handoff was completed"
-        assert handoff.wait(30.0) == 0
-        system.until(lambda: any(line.startswith("MAINPID=") for line in system.lines(first)), "MAINPID", 10.0)
+        assert handoff.wait(harness.PATIENCE) == 0
+        system.until(lambda: any(line.startswith("MAINPID=") for line in system.lines(first)), "MAINPID")
         (new,) = {int(line.partition("=")[2]) for line in system.lines() if line.startswith("MAINPID=")}
         service.pids.append(new)
         told = next(lines for pid, lines in system.told if pid == first and f"MAINPID={new}" in lines)
@@ -55,7 +55,7 @@ def test_a_server_tells_its_life_and_its_successor_only_after_the_handoff(tmp_pa
 def test_an_undone_handoff_is_told_and_names_no_successor(tmp_path: Path) -> None:
     with manager(tmp_path) as system, direct(tmp_path, system) as service:
         service.handoff("--", sys.executable, "-c", "raise SystemExit(1)", expect=1)
-        system.until(lambda: system.lines().count("READY=1") == 2, "the second READY=1", 10.0)
+        system.until(lambda: system.lines().count("READY=1") == 2, "the second READY=1")
         assert [lines[0] for _, lines in system.told] == ["READY=1", "RELOADING=1", "READY=1"]
         assert not [line for line in system.lines() if line.startswith("MAINPID")]
 
@@ -75,6 +75,7 @@ def test_signs_of_life_come_twice_an_interval_and_go_on_from_the_new_process(tmp
         for _ in range(3):
             system.hears("WATCHDOG=1", of=new)
         os.kill(new, signal.SIGSTOP)  # a server that hangs gives no sign of life
+        harness.becomes(lambda: harness.stopped(new), True)
         system.lines()
         with pytest.raises(AssertionError):
             system.hears("WATCHDOG=1", limit=1.0)
@@ -96,7 +97,7 @@ def test_the_supervisor_is_the_main_process_for_good(tmp_path: Path) -> None:
         with supervised(tmp_path, env={**os.environ, "NOTIFY_SOCKET": str(system.path)}) as service:
             system.has("READY=1")
             service.handoff()
-            system.until(lambda: system.lines().count("READY=1") >= 2, "the second READY=1", 10.0)
+            system.until(lambda: system.lines().count("READY=1") >= 2, "the second READY=1")
             service.process.terminate()
             assert service.ends() == 0
         lines = system.lines()
@@ -115,6 +116,7 @@ def test_the_supervisor_gives_signs_of_life_while_its_server_answers(tmp_path: P
                 system.hears("WATCHDOG=1", of=service.pid)
             (server,) = service.servers()
             os.kill(server, signal.SIGSTOP)
+            harness.becomes(lambda: harness.stopped(server), True)
             with pytest.raises(AssertionError):
                 for _ in range(2):  # one may be on its way
                     system.hears("WATCHDOG=1", limit=1.0)
@@ -161,7 +163,7 @@ def activated(
         yield process, log
     finally:
         process.terminate()
-        process.wait(30.0)
+        process.wait(harness.PATIENCE)
 
 
 def listening(family: int = socket.AF_INET, address: object = ("127.0.0.1", 0)) -> socket.socket:
@@ -194,7 +196,7 @@ def test_a_server_takes_the_sockets_that_it_is_given_and_they_outlive_it(tmp_pat
                 new = client.served_by()
             os.kill(new if through == "directly" else process.pid, signal.SIGTERM)
             harness.wait_gone(new)
-            process.wait(30.0)
+            process.wait(harness.PATIENCE)
         assert os.path.exists(path), "the path is the manager's"
         assert "listen-fds-unused" not in log.read_text()
 

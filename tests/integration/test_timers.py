@@ -94,7 +94,7 @@ class Client:
     """A client that asks for timers and hears them ring."""
 
     def __init__(self, service: harness.Server) -> None:
-        self.sock = service.connect(timeout=30)
+        self.sock = service.connect()
         self.lines = self.sock.makefile("rb")
         self.rung: list[str] = []
 
@@ -144,7 +144,7 @@ def test_every_timer_rings_once_and_in_the_order_of_its_time(tmp_path: Path, loo
     with clock(tmp_path, loop) as service, Client(service) as client:
         for number in range(20):
             client.asks(f"arm {number:02} {0.1 + number / 10}")
-        client.asks("arm gone 0.5")
+        client.asks("arm gone 1.5")
         client.asks("cancel gone")
         for _ in range(3):
             assert service.handoff("--probation", "0.1")["connections"]["moved"] == 1
@@ -158,6 +158,7 @@ def test_every_timer_rings_once_and_in_the_order_of_its_time(tmp_path: Path, loo
 def test_a_timer_that_no_handler_sets_again_stays_pending_and_does_not_run(tmp_path: Path) -> None:
     with clock(tmp_path) as service, Client(service) as client:
         client.asks("arm x 0.2")
+        began = time.monotonic()
         client.asks("arm y 1000")
         client.asks("forget")
         service.handoff("--probation", "0.1")
@@ -169,7 +170,7 @@ def test_a_timer_that_no_handler_sets_again_stays_pending_and_does_not_run(tmp_p
             assert left["x"] == 0.0
             client.asks("arm x 0")
             client.hears()
-        assert 990 < left["y"] < 1000
+        assert 1000 - (time.monotonic() - began) <= left["y"] < 1000
 
 
 def test_a_session_s_timer_is_taken_up_once_for_all_and_ends_with_the_session(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ async def kill_in_probation(service: harness.Server, during: object = None) -> d
         during()
     os.kill(new, signal.SIGKILL)
     assert handoff.stdout is not None
-    report = json.loads(await asyncio.wait_for(handoff.stdout.read(), 20))
+    report = json.loads(await asyncio.wait_for(handoff.stdout.read(), harness.PATIENCE))
     assert await handoff.wait() == 1
     return report
 

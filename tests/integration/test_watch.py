@@ -20,7 +20,7 @@ from hotfd.control import Client, find
 from hotfd.control.errors import RequestFailed
 from tests.integration import harness
 
-LIMIT = 30.0
+LIMIT = harness.PATIENCE
 """Seconds for an event to come on a loaded machine."""
 
 BUSY = """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -154,6 +155,19 @@ def hotfd(*arguments, directory, timeout=60, **options):
 def hear_control_c():
     """Let a child be interrupted even where the tests run in the background, with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def press_control_c(child):
+    """Interrupt a child as soon as it waits.
+
+    A signal that comes when Python has looked for signals, and before the system call begins that waits, is acted on
+    only when that returns: a person would press again.
+    """
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline, "it never waits"
+        time.sleep(0.005)
+    child.send_signal(signal.SIGINT)
 
 
 def as_user(uid, program, *arguments):

@@ -387,20 +387,21 @@ def linked(processes: int, world: World) -> World:
 def explore(world: World, limit: int) -> int:
     """Visit every state that can be reached; return how many there are."""
     seen = {world.key()}
-    todo: list[tuple[World, tuple[str, ...]]] = [(world, ())]
+    todo: list[tuple[bytes, tuple[str, ...]]] = [(pickle.dumps(world), ())]
     while todo:
-        current, path = todo.pop()
-        end = current.twin()
+        written, path = todo.pop()
+        end, current = pickle.loads(written), pickle.loads(written)
         try:
             end.settle()
             end.judge()
-            for name, step in current.steps():
+            steps = list(current.steps())
+            for number, (name, step) in enumerate(steps, 1):
                 path_there = (*path, name)
-                after = current.twin()
+                after = current if number == len(steps) else pickle.loads(written)
                 step(after)
                 if (key := after.key()) not in seen:
                     seen.add(key)
-                    todo.append((after, path_there))
+                    todo.append((pickle.dumps(after), path_there))
         except AssertionError as error:
             raise AssertionError(f"{error}\nafter " + "\n      ".join(path)) from error
         assert len(seen) <= limit, "the world has grown; give it tighter bounds"

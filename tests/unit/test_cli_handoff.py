@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 
@@ -18,7 +17,7 @@ from hotfd.control import Client, at
 from hotfd.display.handoff import summary
 from hotfd.errors import HandoffRefused
 from hotfd.report import Report
-from tests.unit.control_fakes import hear_control_c, hotfd, process, report, serving, updates
+from tests.unit.control_fakes import hear_control_c, hotfd, press_control_c, process, report, serving, updates
 
 EVENTS = (
     {"event": "started", "id": "h-1"},
@@ -324,7 +323,7 @@ def test_control_c_leaves_the_handoff_running_and_says_where(tmp_path):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, preexec_fn=hear_control_c, **pipes) as cli:
             assert cli.stderr.readline() == "hotfd: spawn\n"
-            cli.send_signal(signal.SIGINT)
+            press_control_c(cli)
             out, err = cli.communicate()
     assert (cli.returncode, out) == (130, "")
     assert f"handoff h-1 goes on in process {old.pid}" in err

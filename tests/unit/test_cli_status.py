@@ -3,9 +3,9 @@
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -14,7 +14,16 @@ from hotfd.cli.output import describe, pairs, table
 from hotfd.cli.status import Watched, details, one_line
 from hotfd.control import Client, ServerGone, find
 from hotfd.errors import HandoffRefused
-from tests.unit.control_fakes import STATUS, hear_control_c, hotfd, open_descriptors, process, serving, status
+from tests.unit.control_fakes import (
+    STATUS,
+    hear_control_c,
+    hotfd,
+    open_descriptors,
+    press_control_c,
+    process,
+    serving,
+    status,
+)
 
 
 def test_status_shows_the_fields_in_order_and_those_it_does_not_know(tmp_path):
@@ -68,7 +77,7 @@ def watching(directory, pid, *options, **streams):
 def test_watching_into_a_pipe_gives_a_line_each_time_until_control_c(tmp_path):
     with process(tmp_path / "run", "serves") as server, watching(tmp_path / "run", server.pid) as cli:
         lines = [cli.stdout.readline() for _ in range(2)]
-        cli.send_signal(signal.SIGINT)
+        press_control_c(cli)
         assert cli.wait() == 0
     assert lines == [f"name echo  pid {server.pid}  generation 3  state serving  connections 12  sessions 10\n"] * 2
 
@@ -79,7 +88,7 @@ def test_watching_as_json_gives_an_object_a_line(tmp_path):
         watching(tmp_path / "run", server.pid, "--json") as cli,
     ):
         assert json.loads(cli.stdout.readline()) == STATUS | {"pid": server.pid}
-        cli.send_signal(signal.SIGINT)
+        press_control_c(cli)
 
 
 def test_watching_goes_on_with_the_successor_while_the_old_process_lives(tmp_path):
@@ -91,7 +100,7 @@ def test_watching_goes_on_with_the_successor_while_the_old_process_lives(tmp_pat
     ):
         pids = [json.loads(cli.stdout.readline())["pid"] for _ in range(2)]
         assert old.poll() is None, "it ends when it is asked again"
-        cli.send_signal(signal.SIGINT)
+        press_control_c(cli)
     assert pids == [old.pid, new.pid]
 
 
@@ -105,7 +114,7 @@ def test_watching_on_a_terminal_redraws_it(tmp_path):
         screen = b""
         while screen.count(b"\x1b[J") < 2:
             screen += os.read(ours, 65536)
-        cli.send_signal(signal.SIGINT)
+        press_control_c(cli)
     os.close(ours)
     first, second, _ = screen.split(b"\x1b[J", 2)
     assert first == second
@@ -162,9 +171,10 @@ def test_ps_lists_every_server_and_keeps_going_past_one_that_hangs(tmp_path):
         process(run, "serves") as one,
         process(run, "silent") as hung,
         process(tmp_path / "other", "serves") as other,
-    ):
-        done = hotfd("ps", directory=run)
-        as_json = json.loads(hotfd("ps", "--json", directory=run).stdout)
+        ThreadPoolExecutor() as both,
+    ):  # each waits as long for the one that hangs
+        done, json_done = both.map(lambda options: hotfd("ps", *options, directory=run), ((), ("--json",)))
+    as_json = json.loads(json_done.stdout)
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
     assert rows["PID"] == ["NAME", "GENERATION", "STATE", "CONNECTIONS", "SESSIONS"]
     assert rows[str(one.pid)] == rows[str(other.pid)] == ["echo", "3", "serving", "12", "10"]

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ from hotfd.control import Client, ServerGone, find
 from hotfd.display.events import KNOWN, Teller
 from hotfd.display.sessions import listing
 from hotfd.errors import HandoffRefused
-from tests.unit.control_fakes import hear_control_c, hotfd, process, report, serving
+from tests.unit.control_fakes import hear_control_c, hotfd, press_control_c, process, report, serving
 
 COUNTS = {"pid": 7, "generation": 2, "state": "serving", "connections": 12, "sessions": 10, "newcomers": 0}
 
@@ -119,8 +118,8 @@ def test_control_c_ends_a_watch_with_0(directory):
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_control_c) as watcher,
     ):
         assert b"watching" in watcher.stdout.readline()
-        watcher.send_signal(signal.SIGINT)
-        assert watcher.wait(10) == 0
+        press_control_c(watcher)
+        assert watcher.wait(60) == 0
 
 
 def test_sessions_are_asked_for_with_a_limit(directory):

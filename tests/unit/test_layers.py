@@ -45,6 +45,7 @@ def test_imports_that_point_down_or_stay_are_fine(tmp_path: Path) -> None:
             server__x="from hotfd import _core\nfrom hotfd.transfer.part import y\nfrom . import part",
             testing__x="from hotfd.control import part\nfrom hotfd.server.part import y",
             cli__x="from hotfd.control import part\ndef f():\n    from hotfd.app import part",
+            cli__y="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hotfd.app import part",
             _core__x="from cffi import FFI\nfrom hotfd._core._native import lib",
             log="from hotfd.errors import x\nfrom hotfd import _version",
         )

@@ -355,6 +355,7 @@ async def test_only_the_handler_subscribes_and_only_while_its_connection_lives()
             made.session.connections[0].subscribe("news")
         client.say(b"x\n")
         await client.hears_the_end()
+        client.sock.close()
         await until(lambda: not made.engine._closing)
         assert not made.engine.bus._gathered
         assert not made.engine.bus._topics

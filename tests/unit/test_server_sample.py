@@ -31,6 +31,7 @@ class FakeSession:
     def __init__(self, id: str, *connections: FakeConnection, key: str | None = None) -> None:
         self.id = id
         self.key = key
+        self.release = None
         self.connections = list(connections)
 
     def obstacle(self) -> tuple[str, str] | None:

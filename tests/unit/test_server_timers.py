@@ -508,3 +508,4 @@ async def test_an_outsider_cannot_set_a_timer_on_what_has_moved_or_ended() -> No
             moved.call_later(1, print)
         with pytest.raises(ConnectionMoved):
             session.call_later(1, print)
+        made.engine.abandon()  # as a process does that has handed everything over

@@ -59,6 +59,7 @@ KINDS: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Settled: st.builds(m.Settled, FLOATS, FLOATS, FLOATS),
     m.Abort: st.builds(m.Abort, TEXTS, TEXTS),
     m.Kinds: st.builds(m.Kinds, SCHEMAS),
+    m.Releases: st.builds(m.Releases),
     m.Linked: st.builds(m.Linked),
     m.Holds: st.builds(m.Holds, st.lists(KEYS, max_size=5), st.booleans()),
     m.Released: st.builds(m.Released, KEYS),

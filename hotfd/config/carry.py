@@ -1,0 +1,165 @@
+"""What a process hands its successor of the configuration: the releases that run, and those that sessions hold.
+
+The new process reads each release itself, as it reads those of a source: it is checked against its digest, and against
+what the new program declares. What it cannot read, it says, and the sessions that hold it stay where they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+
+from hotfd.config.release import Head, unseal
+from hotfd.config.slots import Compiled, Snapshot, Staged
+from hotfd.errors import ConfigError, ReleaseRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hotfd.config.release import Sealed
+    from hotfd.config.slots import Slots
+
+MAX_CARRIED: Final = 256 << 20
+"""Bytes that are handed over: releases of 1 MiB, for many more sessions than ever hold different ones."""
+
+Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 20)]
+
+
+class _Carried(msgspec.Struct, array_like=True):
+    """The written form: encoded releases, and by their places in that list what runs, and what each snapshot has."""
+
+    releases: list[bytes]
+    heads: list[Head]
+    in_force: list[Index]
+    snapshots: list[tuple[int, list[Index], float | None]]
+
+
+def carry(slots: Slots, snapshots: Iterable[Snapshot]) -> bytes:
+    """Write down what runs here, and what these snapshots hold."""
+    releases: dict[tuple[str, str], int] = {}
+    data: list[bytes] = []
+
+    def place(compiled: Compiled) -> int:
+        key = (compiled.module, compiled.sha256)
+        if key not in releases:
+            releases[key] = len(data)
+            data.append(compiled.sealed.data)
+        return releases[key]
+
+    in_force: list[int] = []
+    heads = []
+    for module in slots.modules:
+        if (head := slots.head(module)) is not None:
+            heads.append(head)
+            in_force += [place(one) for one in (slots.newest(module), slots.canary(module)) if one is not None]
+    held = [
+        (snapshot.serial, [place(one) for one in snapshot.compiled.values()], snapshot.replaced)
+        for snapshot in snapshots
+    ]
+    return msgspec.msgpack.encode(_Carried(data, heads, in_force, held))
+
+
+class Luggage:
+    """What has come from the process before this one, as this one reads it.
+
+    Args:
+        slots: this process's.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._held: dict[int, Snapshot | str | dict[str, Compiled]] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def unpack(self, data: bytes) -> None:
+        """Take what was handed over: what ran there runs here, unless this process knows something newer.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        try:
+            carried = msgspec.msgpack.decode(data, type=_Carried)
+            sealed = [unseal(one) for one in carried.releases]
+            in_force = [sealed[place] for place in carried.in_force]
+            held = [(serial, [sealed[place] for place in places], since) for serial, places, since in carried.snapshots]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, IndexError) as error:
+            raise ConfigError(f"what was handed over of the configuration cannot be read: {error}") from None
+        self._run(carried.heads, in_force)
+        for serial, releases, replaced in held:
+            self._hold(serial, releases, replaced)
+
+    def _run(self, heads: Iterable[Head], in_force: Iterable[Sealed]) -> None:
+        by_module: dict[str, list[Sealed]] = {}
+        for one in in_force:
+            by_module.setdefault(one.release.module, []).append(one)
+        updates = []
+        for head in heads:
+            if head.module in self._slots.modules:
+                update = Staged(head)
+                for one in by_module.get(head.module, ()):
+                    compiled = self._compiled(one)
+                    if head.canary is not None and one.sha256 == head.canary.sha256:
+                        update.canary = compiled
+                    else:
+                        update.stable = compiled
+                updates.append(update)
+        self._slots.stage(updates)
+
+    def _hold(self, serial: int, releases: Iterable[Sealed], replaced: float | None) -> None:
+        compiled: dict[str, Compiled] = {}
+        for one in releases:
+            module = one.release.module
+            read = self._compiled(one)
+            if read is None or not self._slots.usable(read):
+                reason = self._unreadable.get(one.sha256, "it failed when it was first used")
+                self._held[serial] = f"release {one.release.version} of {module!r}: {reason}"
+                return
+            compiled[module] = read
+            if module in self._slots.modules:
+                self._slots.follow(module)
+        if self._slots.modules_in(compiled):
+            snapshot = self._held[serial] = self._slots.combination(compiled)
+            if snapshot is not self._slots.running:
+                snapshot.replaced = snapshot.replaced or replaced
+        else:
+            self._held[serial] = compiled  # the program has a module more: what runs of it by then is its release
+
+    def _compiled(self, sealed: Sealed) -> Compiled | None:
+        """Read a release as this program declares it; None when it cannot."""
+        module = sealed.release.module
+        if (known := self._slots.known(module, sealed.sha256)) is not None:
+            return known
+        if sealed.sha256 in self._unreadable:
+            return None
+        if module not in self._slots.modules:  # not this program's: it only travels on with those who hold it
+            return self._slots.know(Compiled(module, sealed, None, used=True))
+        try:
+            return self._slots.know(self._slots.config(module).compile(sealed))
+        except ReleaseRefused as refusal:
+            shown = "; ".join(
+                f"{fault.path or 'the values'}: expected {fault.expected}" for fault in refusal.faults[:3]
+            )
+            self._unreadable[sealed.sha256] = shown
+            return None
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """By serial, why sessions with that snapshot cannot be served here."""
+        return {serial: held for serial, held in self._held.items() if isinstance(held, str)}
+
+    def snapshot(self, serial: int) -> Snapshot:
+        """Return what a session of the other process held.
+
+        Raises:
+            ConfigError: this program cannot read it, or it did not come.
+        """
+        held = self._held.get(serial)
+        if held is None:
+            raise ConfigError("the release that the session holds did not come along")
+        if isinstance(held, str):
+            raise ConfigError(held)
+        if isinstance(held, dict):
+            running = self._slots.running
+            held = self._held[serial] = self._slots.combination({**(running.compiled if running else {}), **held})
+        return held

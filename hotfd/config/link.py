@@ -1,0 +1,218 @@
+"""One connection to a configuration server, from the subscriber's side."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from hotfd.config import push
+from hotfd.config.tls import split_address
+from hotfd.errors import ConfigError, PushRefused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CONNECT_LIMIT: Final = 1.0
+"""Seconds for one attempt to connect: the kernel sends its second SYN after one. A fresh attempt comes sooner."""
+
+LEAST_CONNECT_LIMIT: Final = 0.25
+"""Seconds for the same with a very short interval: machines that are busy take so long."""
+
+GREETING_LIMIT: Final = 5.0
+"""Seconds for TLS and for the server's welcome: far more than any takes, and short enough to try another one."""
+
+LEAST_SILENCE: Final = 1.0
+"""Seconds of silence that end no connection, however short the interval."""
+
+BODY_LIMIT: Final = 10.0
+"""Seconds of silence while a release is on its way: it comes as one message."""
+
+MAX_UNSENT: Final = 1 << 20
+"""Bytes that a server leaves unread, above which the connection ends."""
+
+LOOKUPS: Final = 10
+"""Intervals between two questions who serves the modules. They are also how a server knows that we live."""
+
+READ_SIZE: Final = 1 << 16
+"""Bytes asked for per read."""
+
+
+class Key(NamedTuple):
+    """What a release is asked for by."""
+
+    module: str
+    version: int
+    sha256: str
+
+
+class Link:
+    """A connection to a configuration server.
+
+    Args:
+        address: of the server.
+        tls: the context; None for none.
+        interval: the subscriber's, in seconds; it bounds the attempt to connect. What counts for silence is the
+            server's.
+    """
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None, interval: float) -> None:
+        self.address = address
+        self._tls = tls
+        self._interval = interval
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._splitter = push.Splitter(push.MAX_ANSWER)
+        self._wanted: dict[Key, list[asyncio.Future[bytes]]] = {}
+        self._lookup: push.Lookup | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._welcome: push.Welcome | None = None
+
+    async def open(self, subscription: push.Subscribe, attempt: int) -> None:
+        """Connect, and subscribe.
+
+        Args:
+            subscription: what is said first.
+            attempt: how many have failed before: each tries the next of a host's addresses.
+
+        Raises:
+            OSError, TimeoutError: there is no connection, or TLS has failed.
+        """
+        limit = max(LEAST_CONNECT_LIMIT, min(CONNECT_LIMIT, self._interval / 4))
+        try:
+            async with asyncio.timeout(limit):
+                sock = await _connected(self.address, attempt)
+        except TimeoutError:
+            raise TimeoutError(f"no connection within {limit:g} s") from None
+        try:
+            await self._open_on(sock)
+        except BaseException:
+            sock.close()
+            raise
+        self._lookup = push.Lookup(subscription.modules)
+        self.send(subscription)
+
+    async def _open_on(self, sock: socket.socket) -> None:
+        options: dict[str, Any] = {}
+        if self._tls is not None:
+            options["ssl"] = self._tls
+            options["server_hostname"] = split_address(self.address)[0].partition("%")[0]
+            options["ssl_handshake_timeout"] = GREETING_LIMIT
+        self._reader, self._writer = await asyncio.open_connection(sock=sock, **options)
+
+    def send(self, message: push.Request) -> None:
+        """Send a message; a server that does not read is given up."""
+        if self._writer is None or self._writer.is_closing():
+            return
+        self._writer.write(push.frame(message))
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            self._writer.transport.abort()
+
+    async def answers(self) -> AsyncIterator[push.Answer]:
+        """Yield what the server says, until it ends the connection.
+
+        Raises:
+            OSError: the connection is lost.
+            TimeoutError: the server is silent.
+            PushRefused: it says what is no message.
+        """
+        assert self._reader is not None
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        while True:
+            limit = self._patience()
+            try:
+                async with asyncio.timeout_at(heard + limit):
+                    data = await self._reader.read(READ_SIZE)
+            except TimeoutError:
+                raise TimeoutError(f"silent for {limit:g} s") from None
+            if not data:
+                return
+            for payload in self._splitter.feed(data):
+                heard = loop.time()
+                yield push.read_answer(payload)
+
+    def _patience(self) -> float:
+        """Return the seconds of silence after which the server counts as lost."""
+        if self._welcome is None:
+            return GREETING_LIMIT
+        silence = max(LEAST_SILENCE, 2 * self._welcome.interval)
+        return max(silence, BODY_LIMIT) if self._wanted else silence
+
+    def taken_on(self, welcome: push.Welcome) -> None:
+        """Note the server's welcome, and begin to ask who serves the modules."""
+        if self._welcome is not None:
+            raise PushRefused("malformed", "the server has welcomed twice")
+        self._welcome = welcome
+        self._ask_later()
+
+    def _ask_later(self) -> None:
+        assert self._welcome is not None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(LOOKUPS * self._welcome.interval, self._ask)
+
+    def _ask(self) -> None:
+        assert self._lookup is not None
+        self.send(self._lookup)
+        self._ask_later()
+
+    async def want(self, key: Key) -> bytes:
+        """Ask for a release, and return it as it came.
+
+        Raises:
+            ConfigError: the server does not have it, or the connection has ended.
+        """
+        waiting = self._wanted.setdefault(key, [])
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        if len(waiting) == 1:
+            self.send(push.Want(*key))
+        try:
+            return await future
+        finally:
+            waiting.remove(future)
+            if not waiting and self._wanted.get(key) is waiting:
+                del self._wanted[key]
+
+    def delivered(self, answer: push.Answer) -> None:
+        """Take the answer to :meth:`want`; one that nobody waits for any more is dropped."""
+        assert isinstance(answer, push.Body | push.Unavailable)
+        for future in self._wanted.pop(Key(answer.module, answer.version, answer.sha256), []):
+            if future.done():
+                continue
+            if isinstance(answer, push.Body):
+                future.set_result(answer.data)
+            else:
+                future.set_exception(ConfigError(answer.text))
+
+    def close(self) -> None:
+        """End the connection at once; who waits for a release learns that."""
+        if self._timer is not None:
+            self._timer.cancel()
+        wanted, self._wanted = self._wanted, {}
+        for futures in wanted.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(ConfigError("the connection has ended"))
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+
+async def _connected(address: str, attempt: int) -> socket.socket:
+    """Return a connected socket, which the caller owns."""
+    loop = asyncio.get_running_loop()
+    where: Any
+    if address.startswith("unix:"):
+        family, where = int(socket.AF_UNIX), address.removeprefix("unix:")
+    else:
+        host, port = split_address(address)
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, where = found[attempt % len(found)]
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        await loop.sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -73,7 +73,9 @@ class Probe(NamedTuple):
 
 def machine() -> list[Finding]:
     """Return the findings about this machine, this user and this installation."""
-    return [_examine(probe) for probe in PROBES]
+    from hotfd.cli.config.probes import CONFIGURATION  # which is made of this module's parts
+
+    return [_examine(probe) for probe in (*PROBES, *CONFIGURATION)]
 
 
 def server(pid: int) -> Finding:

@@ -181,10 +181,11 @@ class ServersSource:
 
     async def aclose(self) -> None:
         """End all connections. Idempotent."""
-        self._closed = True
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
+            self._tell()  # the last words of a server that ends
+        self._closed = True
         await self._let_go()
         self._beat.set()
 

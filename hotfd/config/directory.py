@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hotfd import log
 from hotfd.config import rollout
@@ -21,11 +21,13 @@ from hotfd.config.store import INTERVAL
 from hotfd.errors import Conflict, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from hotfd.config.release import Event, Head, Sealed
     from hotfd.config.rollout import Step
     from hotfd.config.store import Acknowledgement
+
+T = TypeVar("T")
 
 _OF_A_RELEASE: Final = ("published", "canary", "rolled-back")
 """Changes whose event tells of their release; the others end what an earlier event has told of."""
@@ -106,7 +108,7 @@ class DirectoryStore:
 
     async def acknowledgements(self, module: str) -> list[Acknowledgement]:
         """Return the last report of each server that has reported within a day."""
-        return await asyncio.to_thread(self._ledger().reports, check_name(module))
+        return await asyncio.to_thread(self._read, Ledger.reports, check_name(module))
 
     async def declare(self, module: str, schema_id: str, schema: bytes) -> None:
         """Keep a schema, where this user may write the store."""
@@ -115,7 +117,7 @@ class DirectoryStore:
 
     async def schemas(self, module: str) -> dict[str, bytes]:
         """Return the schemas that were declared within a day, by id."""
-        return await asyncio.to_thread(self._ledger().schemas, check_name(module))
+        return await asyncio.to_thread(self._read, Ledger.schemas, check_name(module))
 
     async def register(self, address: str, modules: Sequence[str], ttl: float) -> None:
         """Say that a configuration server serves these modules, and no others, at an address."""
@@ -128,7 +130,7 @@ class DirectoryStore:
 
     async def addresses(self, module: str) -> list[str]:
         """Return where configuration servers serve a module now, sorted."""
-        return await asyncio.to_thread(self._ledger().addresses, check_name(module))
+        return await asyncio.to_thread(self._read, Ledger.addresses, check_name(module))
 
     async def aclose(self) -> None:
         """End what watches. Idempotent."""
@@ -202,6 +204,11 @@ class DirectoryStore:
                 own = _event_of(directory, head)  # the ledger was lost, or restored
                 events = [own, *(event for event in events if event.sequence < head.sequence)][:limit]
         return events
+
+    def _read(self, function: Callable[[Ledger, str], T], module: str) -> T:
+        with self._open() as directory:
+            directory.check_store()
+        return function(self._ledger(), module)
 
     def _note(self, reports: Sequence[Acknowledgement]) -> bool:
         with self._open() as directory:

@@ -7,14 +7,8 @@
     PATH/ledger.sqlite                     history, acknowledgements, schemas, addresses (directory_ledger.py)
     PATH/lock                              held by whoever commits, with his pid in it
 
-Whoever may write the directory may publish. So it must belong to root, to this user, or to a group of this user, and
-must not be writable for everybody. What is made in it gets the directory's own permissions, whatever the umask is: a
-directory of mode 0700 keeps its releases private, 2750 lets a group read them, 2770 lets a group publish. A directory
-that is made here has mode 0700.
-
-A file is replaced by writing another one beside it, which is synchronised, renamed, and its directory synchronised: after
-a power cut there is the old one or the new one. Everything below the directory is opened relative to one descriptor of
-it, so that what belongs together is read and written in one place, whatever happens to the path meanwhile.
+Everything below the directory is opened relative to one descriptor of it, so that what belongs together is read and
+written in one place, whatever happens to the path meanwhile. Who may do what is in directory_access.py.
 """
 
 from __future__ import annotations
@@ -24,12 +18,13 @@ import errno
 import fcntl
 import os
 import random
-import stat
 import time
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
+from hotfd.config.directory_access import Access, check_owner, exists, make_store, open_directory, read_file, told
+from hotfd.config.directory_access import temporary as beside
 from hotfd.config.release import MAX_RELEASE, Head, Name, Sealed, unseal
 from hotfd.errors import ConfigError, StoreError
 
@@ -53,9 +48,6 @@ _LOOK: Final = 0.004
 
 _MAX_PID: Final = 32
 """Bytes of the lock that are read: a pid has at most seven digits."""
-
-_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""Without O_NONBLOCK, opening a pipe that somebody has put there would wait for ever."""
 
 _heads_decoder = msgspec.json.Decoder(dict[Name, Head])
 _heads_encoder = msgspec.json.Encoder(order="sorted")
@@ -93,7 +85,7 @@ class StoreDirectory:
         """
         with told(f"the store {path} cannot be opened"):
             if create:
-                make_directory(path)
+                make_store(path)
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -125,6 +117,17 @@ class StoreDirectory:
     ) -> None:
         self.close()
 
+    def check_store(self) -> None:
+        """Check that the directory is a store.
+
+        Raises:
+            StoreError: it is another one.
+        """
+        if not exists(self.descriptor, HEADS):
+            raise StoreError(
+                f"{self.path} is no store: it has no {HEADS}; correct the path, or restore the file from a backup"
+            )
+
     # -- what is in force ----------------------------------------------------------------------------
 
     def heads(self) -> dict[str, Head]:
@@ -134,13 +137,9 @@ class StoreDirectory:
             StoreError: it cannot be read, or is damaged.
         """
         path = f"{self.path}/{HEADS}"
+        self.check_store()
         with told(f"{path} cannot be read"):
-            try:
-                data = read_file(self.descriptor, HEADS, MAX_HEADS)
-            except FileNotFoundError:
-                raise StoreError(
-                    f"{self.path} is no store: it has no {HEADS}; correct the path, or restore the file from a backup"
-                ) from None
+            data = read_file(self.descriptor, HEADS, MAX_HEADS)
         try:
             heads = _heads_decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -161,7 +160,7 @@ class StoreDirectory:
                 f"{self.path}: the heads of {len(heads)} modules take {len(data)} bytes, above {MAX_HEADS}"
             )
         with told(f"{self.path}/{HEADS} cannot be written"):
-            self._replace(self.descriptor, HEADS, data)
+            self._access.replace(self.descriptor, HEADS, data)
 
     # -- releases ------------------------------------------------------------------------------------
 
@@ -198,15 +197,15 @@ class StoreDirectory:
         """
         module = sealed.release.module
         with told(f"release {sealed.release.version} of {module!r} cannot be written to {self.path}"):
-            self._make(self.descriptor, RELEASES)
+            self._access.make(self.descriptor, RELEASES)
             releases = open_directory(self.descriptor, RELEASES)
             try:
-                self._make(releases, module)
+                self._access.make(releases, module)
                 own = open_directory(releases, module)
             finally:
                 os.close(releases)
             try:
-                self._replace(own, release_name(sealed.release.version), sealed.data)
+                self._access.replace(own, release_name(sealed.release.version), sealed.data)
             finally:
                 os.close(own)
 
@@ -238,7 +237,7 @@ class StoreDirectory:
                 os.close(descriptor)
 
     def _lock_by(self, deadline: float) -> int:
-        descriptor = self._open_shared(LOCK)
+        descriptor = self._access.open_shared(self.descriptor, LOCK)
         try:
             while True:
                 try:
@@ -270,13 +269,14 @@ class StoreDirectory:
         """Make an empty ledger with the right permissions if there is none; return whether there is one now.
 
         Raises:
-            StoreError: it could not be made for a reason that is no lack of permission.
+            StoreError: it could not be made for a reason that is no lack of permission, or this is no store.
         """
+        self.check_store()
         with told(f"{self.path}/{LEDGER} cannot be made"):
             if exists(self.descriptor, LEDGER):
                 return os.access(LEDGER, os.W_OK, dir_fd=self.descriptor, effective_ids=True)
             try:
-                os.close(self._open_shared(LEDGER))
+                os.close(self._access.open_shared(self.descriptor, LEDGER))
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
                     return False
@@ -287,66 +287,13 @@ class StoreDirectory:
         """Make an empty directory a store. Its heads come last: what has none is no store."""
         if exists(self.descriptor, HEADS):
             return
-        strangers = set(os.listdir(self.descriptor)) - {LOCK, temporary(HEADS), "lost+found"}
+        strangers = set(os.listdir(self.descriptor)) - {LOCK, beside(HEADS), "lost+found"}
+        if exists(self.descriptor, HEADS):
+            return  # somebody else has just done it, and the strangers are his
         if strangers:
             raise StoreError(
                 f"{self.path} is not empty and is no store (it has no {HEADS}); name another directory, or restore the file"
             )
         with self.locked():
             if not exists(self.descriptor, HEADS):
-                self._replace(self.descriptor, HEADS, b"{}\n")
-
-    def _open_shared(self, name: str) -> int:
-        """Open a file for reading and writing; make it if it is missing."""
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        while True:
-            try:
-                return os.open(name, flags, dir_fd=self.descriptor)
-            except FileNotFoundError:
-                pass
-            try:
-                descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.descriptor)
-            except FileExistsError:
-                continue
-            try:
-                self._access.give(descriptor)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            return descriptor
-
-    def _replace(self, directory: int, name: str, data: bytes) -> None:
-        """Write a file as a whole; when this returns it is on stable storage. Only for who holds the lock."""
-        beside = temporary(name)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=directory)  # of somebody who died in the middle
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
-        try:
-            try:
-                self._access.give(descriptor)
-                write_all(descriptor, data)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            raise
-        os.fsync(directory)
-
-    def _make(self, parent: int, name: str) -> None:
-        """Make a directory if it is missing; its name is on stable storage then."""
-        try:
-            os.mkdir(name, 0o700, dir_fd=parent)
-        except FileExistsError:
-            # Whoever made it may have died before the next line.
-            os.fsync(parent)
-            return
-        descriptor = open_directory(parent, name)
-        try:
-            self._access.give(descriptor, directory=True)
-        finally:
-            os.close(descriptor)
-        os.fsync(parent)
+                self._access.replace(self.descriptor, HEADS, b"{}\n")

@@ -166,6 +166,8 @@ class EtcdStore:
         A member that does not answer for an interval is left for another one. A head never has a smaller sequence
         than it was yielded with before.
         """
+        for module in modules:
+            check_name(module)
         forward, outage = Forward(self.url), Outage(self.url)
         bell = Doorbell(self._gateway, self._key("heads", ""), modules)
         self._bells.add(bell)
@@ -173,13 +175,14 @@ class EtcdStore:
         rang = True
         try:
             while not self._closed:
+                bell.forget()
                 try:
                     found, revision = await self._look(modules)
                 except StoreError as error:
                     if self._closed:
                         return
                     outage.goes_on(error)
-                    await asyncio.sleep(_about(interval))
+                    await bell.wait(_about(interval))
                     continue
                 outage.is_over()
                 heads = forward.take(found)
@@ -187,6 +190,8 @@ class EtcdStore:
                     await bell.hang_up()  # it is deaf: it should have told this
                 shown = heads
                 yield dict(heads)
+                if self._closed:
+                    return
                 await bell.listen(revision)
                 rang = await bell.wait(_about(interval))
         finally:

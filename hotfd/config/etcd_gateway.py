@@ -9,6 +9,7 @@ somebody else's (:meth:`hotfd.config.etcd.EtcdStore.commit`).
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import ssl
 from contextlib import suppress
@@ -259,7 +260,7 @@ class Gateway:
         # A redirection is no answer of etcd's, and might lead to a place without TLS.
         return await session.post(
             f"{endpoint}/v3/{path}",
-            data=data,
+            data=io.BytesIO(data),  # which is sent piece by piece, whereas bytes are sent in one go
             headers=headers,
             allow_redirects=False,
             ssl=self._tls if self._tls is not None else True,

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from hotfd.config.etcd_gateway import Gateway
     from hotfd.config.etcd_messages import WatchResult
 
-STEADY: Final = 1.0
-"""Seconds for which a watch must have lasted for its end to ring: it may have been the end of a member, and another
-one is looked for at once. One that ends sooner is begun again after the interval, so that no failure can make
-watchers go round in circles."""
+PAUSE: Final = 1.0
+"""Seconds between two watches at least: one that ends at once must not make its reader go round in circles."""
 
 
 class Doorbell:
@@ -51,14 +49,19 @@ class Doorbell:
         """Whether a watch is there, so far as one knows."""
         return self._task is not None and not self._task.done()
 
+    def forget(self) -> None:
+        """Forget that it rang; to be called before each look, so that what rings during it is not lost."""
+        self._rung.clear()
+
     async def listen(self, revision: int) -> None:
-        """Have a watch, from behind a revision on, at the member that has answered last.
+        """Have a watch for what has changed since a look, at the member that has answered last.
 
         One that is there stays, unless that is at another member: there it may hang, and nobody would know.
+
+        Args:
+            revision: etcd's revision at the look.
         """
-        if revision > self._seen:
-            self._seen = revision
-        self._rung.clear()
+        self._seen = revision
         if self.listening and self._endpoint == self._gateway.endpoint:
             return
         await self.hang_up()
@@ -95,8 +98,9 @@ class Doorbell:
                         break
         except ConfigError as error:
             log.event(logging.DEBUG, "config-watch-ended", endpoint=endpoint, detail=error)
-        if asyncio.get_running_loop().time() - started >= STEADY:
-            self._rung.set()
+        # Its end may be the end of a member: somebody should look, which finds another one.
+        await asyncio.sleep(started + PAUSE - asyncio.get_running_loop().time())
+        self._rung.set()
 
     def _hear(self, result: WatchResult) -> None:
         for change in result.events:

@@ -123,9 +123,7 @@ class Follower:
 
     def quarantined(self, compiled: Compiled, error: Exception) -> None:
         """A release failed when it was first used; the session begins with the one before."""
-        log.event(
-            logging.ERROR, "config-quarantined", module=compiled.module, version=compiled.version, exc_info=error
-        )
+        log.event(logging.ERROR, "config-quarantined", module=compiled.module, version=compiled.version, exc_info=error)
         self.reporter.poke()
         self._work_due.set()  # what was published with it is held back as well
         self._save_due.set()

@@ -48,12 +48,14 @@ class Refusal:
     Attributes:
         version: which one.
         faults: why, as lines for people; they may show values.
+        expected: the same without values, cut: for the log.
         quarantined: it was checked, and failed when it was first used.
         batch: what it was published with; None when that is not known.
     """
 
     version: int
     faults: tuple[str, ...]
+    expected: str
     quarantined: bool = False
     batch: str | None = None
 
@@ -163,17 +165,16 @@ class Intake:
         if track not in module.tracks:
             return
         batch = sealed.release.batch or sealed.sha256 if sealed is not None else None
-        module.refused[track.sha256] = Refusal(track.version, _lines(faults), batch=batch)
+        refusal = module.refused[track.sha256] = Refusal(track.version, _lines(faults), _expected(faults), batch=batch)
         if module.logged != track.sha256:
             module.logged = track.sha256
-            shown = [f"{fault.path or 'values'}: {fault.expected}" for fault in faults[:MAX_LOGGED_FAULTS]]
             log.event(
                 logging.ERROR,
                 "config-refused",
                 module=name,
                 version=track.version,
                 faults=len(faults),
-                expected="; ".join(shown),
+                expected=refusal.expected,
             )
 
     def failed(self, name: str, track: Track, reason: str, *, alive: bool) -> None:
@@ -265,6 +266,10 @@ class Intake:
         """Whether the source has said what there is of a module, and it was not older than what is known."""
         return self._modules[name].spoken and not self._modules[name].behind
 
+    def where(self, name: str) -> str:
+        """Return what an operator removes to let a module go back."""
+        return self._where.get(name, "")
+
     def tracks(self, name: str) -> tuple[Track, ...]:
         """Return the releases of a module's newest head that concern this server: for all, for some."""
         return self._modules[name].tracks
@@ -279,18 +284,20 @@ class Intake:
             mate = self._mate(name, module, compiled) if compiled is not None else None
             if compiled is not None and mate is not None and mate.lost:
                 line = f"held back: it was published together with a release of {mate.module!r} that cannot be used"
-                return Refusal(track.version, (line,), batch=compiled.sealed.release.batch)
+                return Refusal(track.version, (line,), line, batch=compiled.sealed.release.batch)
         return None
 
     def _refusal_of(self, name: str, module: _Module, track: Track) -> Refusal | None:
         if track.sha256 in self._slots.quarantined(name):
             compiled = module.compiled.get(track.sha256)
             batch = compiled.sealed.release.batch or compiled.sha256 if compiled is not None else None
-            return Refusal(track.version, ("it failed when it was first used; see the log",), True, batch)
+            line = "it failed when it was first used; see the log"
+            return Refusal(track.version, (line,), line, True, batch)
         if (refusal := module.refused.get(track.sha256)) is not None:
             return refusal
         if module.tries.get(track.sha256, 0) >= TRIES:
-            return Refusal(track.version, ("it could not be read; see the log",))
+            line = "it could not be read; see the log"
+            return Refusal(track.version, (line,), line)
         return None
 
 
@@ -314,3 +321,11 @@ def _mark(staged: Staged) -> tuple[int, str | None, str | None]:
 
 def _lines(faults: Sequence[Fault]) -> tuple[str, ...]:
     return tuple(str(fault)[:MAX_LINE] for fault in faults[:MAX_FAULTS])
+
+
+def _expected(faults: Sequence[Fault]) -> str:
+    """Return what would be right, and where, without what stands there."""
+    lines = [f"{fault.path or 'the values'}: expected {fault.expected}" for fault in faults[:MAX_LOGGED_FAULTS]]
+    if len(faults) > MAX_LOGGED_FAULTS:
+        lines.append(f"and {len(faults) - MAX_LOGGED_FAULTS} more")
+    return "; ".join(line[:MAX_LINE] for line in lines)

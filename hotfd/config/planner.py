@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import decimal
+import typing
 import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Union
@@ -116,12 +117,13 @@ class _Planner:
         if known is not None:
             return known
         name = _name(info.cls)
+        kind = typing.get_origin(info.cls) or info.cls
         tag = None
         if isinstance(info, inspect.StructType):
-            tag = _check_struct(info, name)
+            tag = _check_struct(info, kind)
         else:
-            _check_dataclass(info, name)
-        form = self._instances[info.cls] = Instance(info.cls, tag)
+            _check_dataclass(kind)
+        form = self._instances[info.cls] = Instance(kind, tag)
         form.members = {
             field.encode_name: Member(field.name, self.form(field.type, f"{name}.{field.name}"), field.required)
             for field in info.fields
@@ -141,7 +143,10 @@ class _Planner:
                     row = form
                 case _:
                     tables.append(form)
-        return Choice(_joined(scalars), row, tables)
+        scalars.sort(key=lambda scalar: scalar.kind is None)  # "or null" comes last: it is what is meant least often
+        forms: list[Form | None] = [*tables[:1], row, *scalars]
+        words = alternatives(form.words for form in forms if form is not None)
+        return Choice(words, _joined(scalars), row, tables)
 
 
 _MAKERS: Final = {
@@ -156,8 +161,7 @@ def _joined(scalars: Sequence[Scalar]) -> Scalar | None:
     if len(scalars) < 2:
         return scalars[0] if scalars else None
     kinds: Any = Union[tuple(scalar.kind for scalar in scalars)]  # noqa: UP007 - made of a list
-    # "null" last: it is what is meant least often.
-    return Scalar(kinds, alternatives(s.words for s in sorted(scalars, key=lambda scalar: scalar.kind is None)))
+    return Scalar(kinds, alternatives(scalar.words for scalar in scalars))
 
 
 def _scalar(info: inspect.Type, where: str) -> Scalar:
@@ -203,8 +207,8 @@ def _constrained(info: inspect.Type, kind: type, words: str) -> Scalar:
     return Scalar(Annotated[kind, msgspec.Meta(**constraints)], words)
 
 
-def _check_struct(info: inspect.StructType, name: str) -> tuple[str, str | int] | None:
-    config = info.cls.__struct_config__
+def _check_struct(info: inspect.StructType, kind: Any) -> tuple[str, str | int] | None:
+    name, config = _name(kind), kind.__struct_config__
     if not config.frozen:
         raise ConfigError(f"{name} is not frozen, so it could change under a session: class {name}(..., frozen=True)")
     if config.array_like:
@@ -212,16 +216,17 @@ def _check_struct(info: inspect.StructType, name: str) -> tuple[str, str | int] 
     return None if info.tag_field is None or info.tag is None else (info.tag_field, info.tag)
 
 
-def _check_dataclass(info: inspect.DataclassType, name: str) -> None:
-    if not dataclasses.is_dataclass(info.cls):
+def _check_dataclass(kind: Any) -> None:
+    name = _name(kind)
+    if not dataclasses.is_dataclass(kind):
         raise ConfigError(f"{name} is an attrs class: take a frozen dataclass or a frozen msgspec.Struct")
-    if not info.cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    parameters: Any = getattr(kind, "__dataclass_params__")  # noqa: B009 - the type checker does not know it
+    if not parameters.frozen:
         raise ConfigError(f"{name} is not frozen, so it could change under a session: @dataclass(frozen=True)")
-    for field in info.cls.__dataclass_fields__.values():
-        if "InitVar" in str(field._field_type):  # type: ignore[attr-defined]
+    for field in kind.__dataclass_fields__.values():
+        if field._field_type is dataclasses._FIELD_INITVAR:  # type: ignore[attr-defined]
             raise ConfigError(f"{name}.{field.name} is an InitVar, which is no field: make it one")
-    for field in dataclasses.fields(info.cls):
-        if not field.init:
+        if field._field_type is dataclasses._FIELD and not field.init:  # type: ignore[attr-defined]
             raise ConfigError(f"{name}.{field.name} has init=False, so no value can reach it: make it a property")
 
 

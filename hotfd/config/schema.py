@@ -106,7 +106,7 @@ class Schema(Generic[T]):
         """
         try:
             return cast("dict[str, Any]", self._kind.plain(value))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"{self.type.__qualname__}: a value has no plain form: {error}") from None
 
     def follow(self, value: T, newest: T) -> None:
@@ -136,7 +136,8 @@ class _Declared:
         return self._form.build(value, findings)
 
     def plain(self, value: Any) -> Any:
-        return msgspec.to_builtins(value, str_keys=True, order="deterministic")
+        plain = msgspec.to_builtins(value, str_keys=True, order="deterministic")
+        return msgspec.json.decode(msgspec.json.encode(plain))  # tuples become lists
 
     def json_schema(self) -> dict[str, Any]:
         return msgspec.json.schema(self._type)

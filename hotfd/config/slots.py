@@ -232,8 +232,7 @@ class Slots:
         if bad:
             for module in staged:
                 self.follow(module)
-        if good:
-            self.begin_with(good)
+        if good and self.begin_with(good):
             self.on_activated(good)
 
     def _use(self, compiled: Compiled) -> bool:
@@ -253,23 +252,31 @@ class Slots:
         compiled.used = True
         return True
 
-    def begin_with(self, compiled: Iterable[Compiled]) -> None:
-        """Let new sessions begin with these releases, and with those of the other modules that run."""
-        releases = dict(self.running.compiled) if self.running is not None else self._own()
-        releases.update((one.module, one) for one in compiled)
+    def begin_with(self, compiled: Iterable[Compiled]) -> bool:
+        """Let new sessions begin with these releases, and with those of the other modules that run.
+
+        Returns:
+            False when a module has none yet; then these are staged.
+
+        Raises:
+            ConfigError: one of the program's own values fails when it is first used.
+        """
+        new = {one.module: one for one in compiled}
+        releases = {**(self.running.compiled if self.running is not None else self._own()), **new}
         if self._modules.keys() - releases.keys():  # one failed when it was first used: wait for what follows it
-            self._staged.update((one.module, one) for one in compiled)
-            return
+            self._staged.update(new)
+            return False
         for one in releases.values():
             if not self.usable(one):  # it is the program's own: what was published was used before this
                 raise ConfigError(f"the program's own value of {one.module!r} fails when it is first used; see its log")
         now = self.combination(releases)
         if now is self.running:
-            return
+            return True
         self.previous, self.running = self.running, now
         now.replaced = None
         if self.previous is not None:
             self.previous.replaced = time.time()
+        return True
 
     def _own(self) -> dict[str, Compiled]:
         """Return the program's own values."""
@@ -343,11 +350,10 @@ class Slots:
 
     def start(self) -> bool:
         """Let sessions begin, with the program's own values where nothing else is known; False when a module has none."""
-        if self.running is None:
-            if self._staged:
-                self._activate()
-            elif not self.missing:
-                self.begin_with([])
+        if self._staged:
+            self._activate()
+        elif self.running is None and not self.missing:
+            self.begin_with([])
         return self.running is not None
 
     def usable(self, compiled: Compiled) -> bool:
@@ -386,6 +392,10 @@ class Slots:
     def config(self, module: str) -> Config[Any]:
         """Return what the program has declared of a module; KeyError when it has not."""
         return self._modules[module].config
+
+    def initial(self, module: str) -> Compiled | None:
+        """Return the program's own value of a module."""
+        return self._modules[module].initial
 
     @property
     def missing(self) -> set[str]:

@@ -7,12 +7,12 @@ decoder would with a large release. A form returns None where it has noted a fau
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from hotfd.config.findings import alternatives, one_of, sized
+from hotfd.config.findings import one_of, sized
 from hotfd.config.frozen import ReadOnlyDict, ReadOnlyList, attributes, own, owned
 
 if TYPE_CHECKING:
@@ -284,19 +284,19 @@ class Choice:
     """One of several kinds: a union. Of each sort of plain value (a table, a list, any other), one can be meant.
 
     Args:
+        words: what is expected, for people.
         scalar: what a value without parts is, or None if it may be none.
         row: what a list is, or None.
         tables: what a table is: one form, or several instances with the same key for their tags.
     """
 
-    def __init__(self, scalar: Scalar | None, row: Form | None, tables: Sequence[Form]) -> None:
+    def __init__(self, words: str, scalar: Scalar | None, row: Form | None, tables: Sequence[Form]) -> None:
+        self.words = words
         self._scalar = scalar
         self._row = row
         self._table = tables[0] if len(tables) == 1 else None
         self._tagged = {form.tag[1]: form for form in tables if isinstance(form, Instance) and form.tag is not None}
         self._tag = next((f.tag[0] for f in self._tagged.values() if f.tag is not None), "")
-        forms: Iterable[Form | None] = [*tables[:1], row, scalar]
-        self.words = alternatives(form.words for form in forms if form is not None)
 
     def build(self, value: Any, findings: Findings) -> Any:
         """Return the typed value of a plain one, or note why there is none."""

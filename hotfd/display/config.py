@@ -253,7 +253,7 @@ def in_brief(name: str, module: Mapping[str, Any]) -> str:
     if module.get("quarantined"):
         parts.append(f"quarantined {describe(module['quarantined'])}")
     if module.get("cold"):
-        parts.append("from its cache: its source has not answered yet")
+        parts.append("cold: from its cache")
     return f"{printable(name)}  {'  '.join(parts)}"
 
 

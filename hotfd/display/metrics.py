@@ -6,7 +6,7 @@ reads it as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from hotfd.display.config import modules_of
 from hotfd.display.text import printable
@@ -37,6 +37,9 @@ HELP: Final = {
     "cold": "1 while the server lives from its cache, since its source has not answered.",
 }
 """Every metric, in the order in which they are written. All are gauges."""
+
+LARGEST: Final = 2.0**63
+"""Above every number that a server tells of itself."""
 
 Sample = tuple[str, dict[str, object], float]
 """A metric's name, its labels, and its value."""
@@ -104,16 +107,21 @@ def _served(module: str, status: Mapping[str, Any]) -> Iterator[Sample]:
         "refused": bool(status.get("refused")),
     }
     for name, value in numbers.items():
-        if isinstance(value, int | float):
+        if _is_number(value):
             yield name, of, value
     pinned = status.get("pinned")
     for version, count in pinned.items() if isinstance(pinned, dict) else ():
-        if isinstance(count, int | float):
+        if _is_number(count):
             yield "pinned_sessions", {**of, "version": version}, count
 
 
 def _version(item: object) -> object:
     return item.get("version") if isinstance(item, dict) else item
+
+
+def _is_number(item: object) -> TypeGuard[float]:
+    """Return whether an item of a server's answer is a number that can be written; others are left out."""
+    return isinstance(item, int | float) and abs(item) < LARGEST
 
 
 def _escaped(item: object) -> str:

@@ -86,7 +86,10 @@ class Knowledge:
         ]
         needed = {key: bodies[key] if key in bodies else self._held(key) for head in accepted for key in named(head)}
         self._heads.update((head.module, head) for head in accepted)
-        self._current.update(needed)
+        for key, data in needed.items():
+            self._current[key] = data
+            if (older := self._older.pop(key, None)) is not None:
+                self._older_bytes -= len(older)
         in_force = {key for head in self._heads.values() for key in named(head)}
         for key in [key for key in self._current if key not in in_force]:
             self.keep(key, self._current.pop(key))

@@ -21,7 +21,13 @@ READ_SIZE: Final = 1 << 16
 
 
 class Tunnel(Protocol):
-    """What is between a connection and the messages on it."""
+    """What is between a connection and the messages on it.
+
+    Attributes:
+        broken: whether nothing more can be said through it.
+    """
+
+    broken: bool
 
     def receive(self, frame: bytes) -> list[bytes]:
         """Return the messages that are complete with a frame of the connection; PushRefused when it is none."""
@@ -40,6 +46,7 @@ class Clear:
     """No TLS: each frame of the connection is a message."""
 
     framing: Framing = LengthPrefix(32, max_size=push.MAX_REQUEST)
+    broken = False
 
     def receive(self, frame: bytes) -> list[bytes]:
         """Return the frame."""
@@ -68,6 +75,7 @@ class Encrypted:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._greeted = False
+        self.broken = False
         self._splitter = push.Splitter(push.MAX_REQUEST)
 
     def receive(self, frame: bytes) -> list[bytes]:
@@ -93,6 +101,7 @@ class Encrypted:
         except ssl.SSLZeroReturnError:
             raise EOFError from None
         except ssl.SSLError as error:
+            self.broken = True
             reason = getattr(error, "verify_message", "") or error.reason or type(error).__name__
             raise PushRefused("malformed", f"TLS has failed: {reason}") from None
 

@@ -172,8 +172,10 @@ def _contradictions(module: str, entries: Sequence[Entry]) -> list[Fault]:
             )
         )
     zones = [found["zone"] for entry in entries if (found := _ZONE.fullmatch(entry.path))]
-    for zone in sorted({zone for zone in zones if zones.count(zone) > 1}):
-        faults.append(Fault(f"{module}/zones", "", f"one file for zone {zone!r}, and not several"))
+    faults += [
+        Fault(f"{module}/zones", "", f"one file for zone {zone!r}, and not several")
+        for zone in sorted({zone for zone in zones if zones.count(zone) > 1})
+    ]
     if len(zones) > MAX_ZONES:
         faults.append(Fault(f"{module}/zones", "", f"at most {MAX_ZONES} zones"))
     return faults
@@ -246,9 +248,7 @@ def carry_out(committed: Committed, current: Release | None, run: Runner) -> Dra
         except Unreadable as error:
             raise ReleaseRefused(committed.module, error.faults) from None
         except ConfigError as error:
-            raise ReleaseRefused(
-                committed.module, [Fault(f"{committed.module}/{SCRIPT}", "", str(error))]
-            ) from None
+            raise ReleaseRefused(committed.module, [Fault(f"{committed.module}/{SCRIPT}", "", str(error))]) from None
         return Draft(values, dict(committed.zones), Instruction(script=committed.script.sha256))
     values, faults = instructions.carry_out(instruction, committed.values, before)
     if faults:

@@ -7,7 +7,7 @@ a fault rather than a matter of which one wins, and aliases of YAML may not grow
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import math
 import re
@@ -39,7 +39,7 @@ SUFFIXES: Final = (".toml", ".json", ".yaml", ".yml")
 """Of files of values."""
 
 _LONG_KEY: Final = re.compile(
-    r"""(?:^|[{,\[])[ \t]*(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){%d}""" % MAX_DEPTH, re.MULTILINE
+    rf"""(?:^|[{{,\[])[ \t]*(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_DEPTH}}}""", re.MULTILINE
 )
 """A dotted key of more parts than there may be levels: the parser takes time with the square of their number."""
 
@@ -195,12 +195,14 @@ class _Plain:
             raise Unreadable([*self._faults, Fault(self._name, "", f"there are more than {MAX_NODES} values")])
         match value:
             case dict():
-                return {key: self._value(item, self._below(path, key), depth + 1) for key, item in self._keys(value, path)}
+                return {
+                    key: self._value(item, self._below(path, key), depth + 1) for key, item in self._keys(value, path)
+                }
             case list():
                 return [self._value(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
             case bool() | None:
                 return value
-            case datetime.date() | datetime.time():  # a datetime is a date
+            case dt.date() | dt.time():  # a datetime is a date
                 return value.isoformat()
             case int() if not MIN_INTEGER <= value <= MAX_INTEGER:
                 self._fault(path, "...", "an integer of at most 64 bits; write larger ones as text")

@@ -54,7 +54,9 @@ def _unquoted(quoted: str) -> str:
 def written(keys: Sequence[str]) -> str:
     """Return the dotted key that stands for keys; :func:`parse` undoes it."""
     # A JSON string is a basic string of TOML, but for DEL, which JSON leaves as it is.
-    quoted = (key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False).replace("\x7f", "\\u007f") for key in keys)
+    quoted = (
+        key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False).replace("\x7f", "\\u007f") for key in keys
+    )
     return ".".join(quoted)
 
 

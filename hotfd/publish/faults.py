@@ -30,7 +30,11 @@ class RevisionRefused(ReleaseRefused):
         self.modules = {module: list(faults) for module, faults in modules.items()}
         faulty = [module for module, faults in self.modules.items() if faults]
         super().__init__(", ".join(faulty), [fault for module in faulty for fault in self.modules[module]])
-        self.args = (f"revision {short(revision)} was not published; {'; '.join(self.lines()[: self.SHOWN])}",)
+        self.args = (f"{self.summary()} {'; '.join(self.lines()[: self.SHOWN])}",)
+
+    def summary(self) -> str:
+        """Return what was refused, without the faults."""
+        return f"revision {short(self.revision)} is refused; nothing of it was published:"
 
     def lines(self) -> list[str]:
         """Return every fault as a line that begins with its module, or with its file, whose path does."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from hotfd.publish.programs import Deadline
-    from hotfd.publish.repository import Relation
+    from hotfd.publish.repository import Kind, Relation
 
 REVISION: Final = "files"
 """The name of the one revision."""
@@ -57,7 +57,7 @@ class Files:
                 full = os.path.join(place, name)
                 facts = os.lstat(full)
                 mode = facts.st_mode
-                kind = "file" if stat.S_ISREG(mode) else "link" if stat.S_ISLNK(mode) else "other"
+                kind: Kind = "file" if stat.S_ISREG(mode) else "link" if stat.S_ISLNK(mode) else "other"
                 count += 1
                 if count > MAX_ENTRIES:
                     raise ConfigError(f"{directory} has more than {MAX_ENTRIES} files")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from hotfd.publish.programs import Deadline
-    from hotfd.publish.repository import Relation
+    from hotfd.publish.repository import Kind, Relation
 
 CALL_LIMIT: Final = 30.0
 """Seconds for one call of git: a large repository on a slow disk."""
@@ -89,7 +89,9 @@ class Git:
     def newest(self, rev: str | None = None) -> str:
         """Return the id of a commit: the branch's newest, or the one that ``rev`` names."""
         name = rev or (f"refs/heads/{self._branch}" if self._branch else "HEAD")
-        status, found = self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", statuses=(0, 1, 128))
+        status, found = self.git(
+            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", statuses=(0, 1, 128)
+        )
         if status:
             what = f"no commit {name!r}" if rev or self._branch else "no commit yet"
             raise ConfigError(f"{self.where}: there is {what}")
@@ -110,7 +112,7 @@ class Git:
             place = split(name.decode(errors="surrogateescape"), self._path)
             if place is None:
                 continue
-            what = "link" if mode == "120000" else "file" if kind == "blob" else "other"
+            what: Kind = "link" if mode == "120000" else "file" if kind == "blob" else "other"
             length = int(size) if size != "-" else 0
             found.setdefault(place[0], []).append(Entry(place[1], length, what, mode == "100755", key))
         return {module: tuple(entries) for module, entries in sorted(found.items())}

@@ -151,6 +151,4 @@ def carry_out_in_zones(
     """
     if instruction.operation == "replace":
         return dict(committed)
-    return {
-        zone: laid_over(current.get(zone, {}), committed.get(zone, {})) for zone in sorted({*current, *committed})
-    }
+    return {zone: laid_over(current.get(zone, {}), committed.get(zone, {})) for zone in sorted({*current, *committed})}

@@ -163,7 +163,9 @@ class Publisher:
             )
         names = [name for name in names if not self._modules or name in self._modules]
         if len(names) > MAX_MODULES:
-            raise ConfigError(f"{len(names)} modules; at most {MAX_MODULES} can be published at once: name some of them")
+            raise ConfigError(
+                f"{len(names)} modules; at most {MAX_MODULES} can be published at once: name some of them"
+            )
         if not names:
             self._say(f"at {short(until)} there is no module: a directory with config.toml or instruction.toml in it")
         heads = await self._store.heads(names)
@@ -249,7 +251,9 @@ class Publisher:
             faults = {module: found for one in refused for module, found in one.modules.items()}
             raise RevisionRefused(refused[-1].revision, faults)
 
-    async def _publish_batch(self, revision: str, modules: list[str], origins: dict[str, str], canary: For | None) -> None:
+    async def _publish_batch(
+        self, revision: str, modules: list[str], origins: dict[str, str], canary: For | None
+    ) -> None:
         faults: dict[str, list[Fault]] = {module: [] for module in modules}
         committed: dict[str, Committed] = {}
         for module in modules:

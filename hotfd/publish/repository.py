@@ -24,6 +24,9 @@ MAX_PENDING: Final = 1000
 MAX_ENTRIES: Final = 10_000
 """Files that are looked at below the directory of modules."""
 
+Kind = Literal["file", "link", "other"]
+"""What an entry is."""
+
 Relation = Literal["same", "older", "newer", "unrelated"]
 """How one revision stands to another: the same, in its past, in its future, or none of these."""
 
@@ -42,7 +45,7 @@ class Entry:
 
     path: str
     size: int
-    kind: Literal["file", "link", "other"]
+    kind: Kind
     executable: bool
     key: str
 

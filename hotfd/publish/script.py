@@ -182,7 +182,7 @@ def _ended(status: int) -> str:
     return f"ended with status {status}"
 
 
-_WHY: Final = {
+_WHY: Final[dict[int, str]] = {
     signal.SIGXCPU: ": it used more processor time than it may",
     signal.SIGXFSZ: ": it wrote a file that is larger than it may be",
     signal.SIGKILL: ": it used more processor time than it may, or somebody has killed it",

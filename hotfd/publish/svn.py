@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from hotfd.publish.programs import Deadline
-    from hotfd.publish.repository import Relation
+    from hotfd.publish.repository import Kind, Relation
 
 CALL_LIMIT: Final = 60.0
 """Seconds for one call of svn: its repository may be far away."""
@@ -76,18 +76,18 @@ class Svn:
             name = entry.findtext("name") or ""
             place = split(f"{only}/{name}" if only else name, "")
             if place is not None:
-                kind = "link" if name in special else "file"
+                kind: Kind = "link" if name in special else "file"
                 size = int(entry.findtext("size") or 0)
                 found.setdefault(place[0], []).append(Entry(place[1], size, kind, name in executable, name))
-        return {module: tuple(sorted(entries, key=lambda entry: entry.path)) for module, entries in sorted(found.items())}
+        return {
+            module: tuple(sorted(entries, key=lambda entry: entry.path)) for module, entries in sorted(found.items())
+        }
 
     def read(self, revision: str, module: str, entries: Sequence[Entry]) -> dict[str, bytes]:
         """Return what is in files, by path."""
         at = number_of(revision)
         below = self._below(module)
-        return {
-            entry.path: self._svn("cat", self._target(f"{below}/{quote(entry.path)}", at))[1] for entry in entries
-        }
+        return {entry.path: self._svn("cat", self._target(f"{below}/{quote(entry.path)}", at))[1] for entry in entries}
 
     def commit(self, revision: str) -> Commit:
         """Return who made a revision, when, and the first line of the message."""

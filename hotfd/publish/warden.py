@@ -19,6 +19,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -87,7 +88,7 @@ def _run(notes: int, cpu: int, user: int, script: str) -> int:
         os.write(notes, b"it could reach the network: namespaces of its own are not permitted here")
     try:
         # In a namespace, ``--kill-child`` makes the script's end certain with that of unshare.
-        child = subprocess.Popen(command, preexec_fn=limited, start_new_session=True)  # noqa: PLW1509 - one thread
+        child = subprocess.Popen(command, preexec_fn=limited, start_new_session=True)
     except (OSError, subprocess.SubprocessError) as error:
         sys.stderr.write(f"it cannot be started: {error}\n")
         return FAILED
@@ -98,7 +99,7 @@ def _run(notes: int, cpu: int, user: int, script: str) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _limits(cpu: int, user: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _limits(cpu: int, user: int) -> Callable[[], None]:
     """Return what a child does between fork and exec: it gives everything away that the script shall not have."""
 
     def apply() -> None:
@@ -117,12 +118,12 @@ def _limits(cpu: int, user: int):  # type: ignore[no-untyped-def]  # noqa: ANN20
     return apply
 
 
-def _permitted(limited) -> bool:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _permitted(limited: Callable[[], None]) -> bool:
     """Return whether the script may have namespaces of its own: by trying."""
     try:
         tried = subprocess.run(
             [*NAMESPACES, PRLIMIT, "--nproc", "--", "/bin/true"],
-            preexec_fn=limited,  # noqa: PLW1509 - one thread
+            preexec_fn=limited,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -55,5 +55,5 @@ def load(text: str, max_depth: int, max_nodes: int) -> Any:
             depth -= 1
         if depth > max_depth or nodes > max_nodes:
             what = f"more than {max_depth} levels" if depth > max_depth else f"more than {max_nodes} values"
-            raise yaml.constructor.ConstructorError(None, None, f"there are {what}", event.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"there are {what}", event.start_mark)  # type: ignore[arg-type]  # libyaml's
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe one

@@ -75,10 +75,12 @@ class Custody:
                 self._held[id] = (bundle, self._decode(bundle, arrived.process))
                 for record in bundle.connections:
                     self._bus.expect(record)
+            except UnreadableRelease as error:
+                close_all(bundle.descriptors)
+                refusals.append(m.Refusal(id, "config-unreadable", str(error)[: m.MAX_TEXT]))
             except StateError as error:
                 close_all(bundle.descriptors)
-                code = "config-unreadable" if isinstance(error, UnreadableRelease) else "state-decode"
-                refusals.append(m.Refusal(id, code, str(error)[: m.MAX_TEXT]))
+                refusals.append(m.Refusal(id, "state-decode", str(error)[: m.MAX_TEXT]))
         return [id for id in complete if id in self._held], refusals
 
     def _decode(self, bundle: Bundle, process: bytes | None) -> States:

@@ -110,9 +110,15 @@ async def move_rolling(cutover: Driver, moving: Moving) -> None:
 
 
 def _check_not_all_refused(moving: Moving) -> None:
-    """Everything so far was refused: it is the new version that is bad, and not a session."""
+    """Everything so far was refused: it is the new version that is bad, and not a session.
+
+    But for sessions that hold a release which it cannot read: it has one with which all others begin, or it would not
+    have become ready.
+    """
     refusal = moving.first_refusal
-    if refusal is not None and not moving.committed and not moving.outstanding:
+    if refusal is None or refusal.code == "config-unreadable":
+        return
+    if not moving.committed and not moving.outstanding:
         raise HandoffRefused(refusal.code, refusal.detail)
 
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 class UnreadableRelease(StateError):  # noqa: N818 - reads as the condition
     """A session holds a release of the configuration that this program cannot read."""
 
+    def __str__(self) -> str:
+        return self.problem
+
 
 @dataclass(slots=True)
 class Writers:

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tests.integration.etcd_cluster import Member
+if TYPE_CHECKING:
+    from tests.integration.etcd_cluster import Member
 
 
 @dataclass

@@ -56,7 +56,7 @@ def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(tmp_path):
     done = hotfd("handof", "--pid", "1", directory=tmp_path)
     assert done.returncode == 2
     assert "There is no command 'handof'. Did you mean handoff?" in done.stderr
-    assert "Commands: completion, doctor" in hotfd("xyzzy", directory=tmp_path).stderr
+    assert "Commands: completion, config, doctor" in hotfd("xyzzy", directory=tmp_path).stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import copy
 import dataclasses
 import datetime as dt
 import enum
 import json
 import pickle
+import types
 import uuid
 from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar
@@ -17,6 +18,7 @@ import msgspec
 import orjson
 import pytest
 
+from hotfd.config import findings
 from hotfd.config.findings import MAX_FAULTS, path_of, shown
 from hotfd.config.frozen import ReadOnlyDict, ReadOnlyList, ReadOnlySet, owned
 from hotfd.config.schema import Schema
@@ -164,6 +166,7 @@ class TestValues:
         rules = RULES.build("game", {"damage": 1, "by_level": {"1": {"maxSize": 2}}, "unique": [3, 1]})
         plain = RULES.plain(rules)
         assert json.loads(json.dumps(plain)) == plain
+        assert plain["point"] == [0, 0.0]
         assert plain["unique"] == [1, 3]
         assert RULES.build("game", plain) == rules
 
@@ -469,21 +472,32 @@ class TestJsonSchema:
         assert schema["$defs"]["Range"]["additionalProperties"] is False
 
 
-async def test_other_threads_run_while_a_large_release_is_checked() -> None:
-    """The loop gets many turns during one build: without them it would have at most one in five milliseconds."""
-    schema = Schema.of(dataclasses.make_dataclass("Large", [("table", dict[str, list[int]])], frozen=True))
-    values = {"table": {f"key{i}": [i, "x" if i % 2 else i] for i in range(20_000)}}
-    turns = 0
+@pytest.mark.parametrize(
+    ("values", "looked_at"),
+    [
+        ({f"key{i}": [i, i] for i in range(2000)}, 6000),
+        ({f"key{i}": [i, "x"] for i in range(2000)}, 6000),
+        ({f"key{i}": i for i in range(2000)}, 2000),
+    ],
+)
+def test_other_threads_get_their_turn_while_a_large_release_is_checked(
+    values: dict[str, Any], looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[float] = []
+    monkeypatch.setattr(findings, "time", types.SimpleNamespace(sleep=turns.append))
+    schema: Schema[Any] = Schema.of(dataclasses.make_dataclass("Large", [("table", dict[str, list[int]])], frozen=True))
+    with contextlib.suppress(ReleaseRefused):
+        schema.build("m", {"table": values})
+    assert len(turns) >= looked_at // findings.STRETCH
+    assert min(turns) > 0  # none at all would let nobody else in
 
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
 
-    counting = asyncio.create_task(count())
-    with pytest.raises(ReleaseRefused) as refused:
-        await asyncio.to_thread(schema.build, "m", values)
-    counting.cancel()
-    assert len(refused.value.faults) == 10_000
-    assert turns > 100
+def test_looking_for_similar_keys_gives_others_their_turn_and_ends() -> None:
+    turns: list[float] = []
+    wide: Any = msgspec.defstruct("Wide", [(f"field{i}", int, 0) for i in range(500)], frozen=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "time", types.SimpleNamespace(sleep=turns.append))
+        found = faults_of(Schema.of(wide), {f"feild{i}": i for i in range(500)})
+    guessed = [fault for fault in found if "did you mean" in fault.expected]
+    assert len(guessed) == findings.MAX_GUESSES
+    assert len(turns) >= findings.MAX_GUESSES * 500 // findings.STRETCH

@@ -318,11 +318,11 @@ def test_a_client_without_a_complete_request_is_told_and_closed(run, tmp_path, d
 
 def test_an_instruction_may_take_longer_than_a_client_may_be_idle(run, tmp_path):
     async def long(request, emit):
-        await asyncio.sleep(0.05)  # timers fire in order: the client's, if it ran, would be first
+        await asyncio.sleep(0.3)  # timers fire in order: the client's, if it ran, would be first
         return {}
 
     async def main():
-        async with listening(tmp_path / "run", {"long": long}, idle_timeout=0.02) as (_, path):
+        async with listening(tmp_path / "run", {"long": long}, idle_timeout=0.25) as (_, path):
             wire, _ = await connect(path)
             answer = await wire.ask("long")
             await wire.close()

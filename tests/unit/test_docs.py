@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -268,12 +269,14 @@ def unknown_to_hotfd(words: list[str]) -> list[str]:
     """Return the words of a ``hotfd`` command line that name no command and no option of it."""
     if not words or words[0].startswith("-"):
         return []
-    context = click.Context(main)
-    command = main.get_command(context, words[0])  # type: ignore[attr-defined]  # main is a group
-    if command is None:
-        return [words[0]]
+    command, rest = main, words
+    while rest and isinstance(command, click.Group) and not rest[0].startswith("-"):
+        found = command.get_command(click.Context(command), rest[0])
+        if found is None:
+            return [rest[0]]
+        command, rest = found, rest[1:]
     known = {option for parameter in command.params for option in parameter.opts} | {"-h", "--help"}
-    own = words[1 : words.index("--")] if "--" in words else words[1:]
+    own = rest[: rest.index("--")] if "--" in rest else rest
     return [word for word in own if word.startswith("-") and word.partition("=")[0] not in known]
 
 
@@ -296,7 +299,8 @@ def test_every_synopsis_and_script_has_commands_and_options_that_exist(path: Pat
     lines += [line for block in code_blocks(path, "sh") for line in re.findall(r"\bhotfd (.*)", block)]
     for line in lines:
         own = line.partition(" -- ")[0]
-        words = [own.split()[0], *re.findall(r"(?<![\w-])--[a-z-]+", own)]
+        names = takewhile(lambda word: word[0] not in "-[", own.split())
+        words = [*names, *re.findall(r"(?<![\w-])--[a-z-]+", own)]
         assert unknown_to_hotfd(words) == [], line
 
 
@@ -310,4 +314,6 @@ def test_every_make_target_and_command_in_running_text_exists(path: Path) -> Non
 
 def test_a_command_that_does_not_exist_is_found() -> None:
     assert unknown_to_hotfd(["vanish"]) == ["vanish"]
+    assert unknown_to_hotfd(["config", "vanish", "--json"]) == ["vanish"]
+    assert unknown_to_hotfd(["config", "history", "arena", "--json", "--nonsense"]) == ["--nonsense"]
     assert unknown_to_hotfd(["handoff", "--pid", "1", "--nonsense", "--", "x", "--y"]) == ["--nonsense"]

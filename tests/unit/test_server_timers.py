@@ -438,10 +438,10 @@ async def test_a_timer_survives_every_handover_of_a_test() -> None:
 async def test_a_handler_that_forgets_its_timer_is_found_out() -> None:
     async def forgetful(conn: hotfd.Connection[Alarm]) -> None:
         async for _ in conn:
-            conn.call_later(0.05, conn.close, name="bye")
+            conn.call_later(0.3, conn.close, name="bye")
             await conn.send(b"soon")
 
-    async with testing.serve(forgetful, state=Alarm, timeout=0.5) as server:
+    async with testing.serve(forgetful, state=Alarm, timeout=1.0) as server:
         client = await server.connect()
         await client.send(b"x")
         await client.expect(b"soon")

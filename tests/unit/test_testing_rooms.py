@@ -403,7 +403,7 @@ async def test_timers_of_a_room_and_of_its_members_come_along_when_they_are_set_
 async def test_a_timer_that_is_not_set_again_is_found_and_named():
     async def forgets(conn: hotfd.Connection[None]) -> None:
         if not conn.resumed:
-            conn.call_later(0.05, conn.send, b"time is up", name="limit")
+            conn.call_later(0.3, conn.send, b"time is up", name="limit")
         async for line in conn:
             await conn.send(line)
 

@@ -12,11 +12,16 @@ from hotfd.errors import ConfigError, Conflict, StoreError
 COMMANDS = {
     "abort": "hotfd.cli.config.abort",
     "diff": "hotfd.cli.config.diff",
+    "follow": "hotfd.cli.config.follow",
     "history": "hotfd.cli.config.history",
+    "hook": "hotfd.cli.config.hook",
     "promote": "hotfd.cli.config.promote",
+    "publish": "hotfd.cli.config.publish",
     "rollback": "hotfd.cli.config.rollback",
+    "serve": "hotfd.cli.config.serve",
     "show": "hotfd.cli.config.show",
     "status": "hotfd.cli.config.status",
+    "validate": "hotfd.cli.config.validate",
 }
 """Each command's module, which has the command as ``command``; imported when it is needed."""
 

@@ -1,0 +1,64 @@
+"""``python -m hotfd.publish``: what the hooks of a repository run. People use ``hotfd config``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from hotfd.errors import ConfigError
+from hotfd.publish.install import Settings
+
+
+def main() -> NoReturn:
+    """Run a hook, or a worker."""
+    parser = argparse.ArgumentParser(prog="hotfd.publish", allow_abbrev=False)
+    parser.add_argument("what")
+    parser.add_argument("--kind", choices=("git", "svn"), required=True)
+    parser.add_argument("--repository", required=True)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--path", default="")
+    parser.add_argument("--branch", default="")
+    parser.add_argument("--allow-scripts", action="store_true")
+    parser.add_argument("rest", nargs="*")
+    given = parser.parse_args()
+    settings = Settings(given.kind, given.repository, given.store, given.path, given.branch, given.allow_scripts)
+    status = 1
+    try:
+        status = _work(settings, given.rest) if given.what == "work" else _hook(settings, given.what, given.rest)
+    except ConfigError as error:
+        say(str(error))
+    except OSError as error:
+        say(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for threads that wait for a store.
+    os._exit(status)
+
+
+def say(line: str) -> None:
+    """Tell who commits something."""
+    sys.stderr.write(f"hotfd: {line}\n")
+    sys.stderr.flush()
+
+
+def _hook(settings: Settings, what: str, rest: list[str]) -> int:
+    from hotfd.publish.hooks import Hook
+
+    return Hook(settings, say).run(what, rest)
+
+
+def _work(settings: Settings, rest: list[str]) -> int:
+    from hotfd.publish.spool import Spool, directory_of
+    from hotfd.publish.worker import Worker, keep_log
+
+    report = int(rest[0])
+    os.set_inheritable(report, False)  # the programs that a worker runs have no part in it
+    spool = Spool(directory_of(settings.kind, settings.repository))
+    keep_log(spool)
+    Worker(settings, spool, report).work()
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""What the hooks of a repository do: check what comes in, and have it published when it is in.
+
+No hook holds who commits for longer than :data:`LIMIT`. What cannot be checked by then, since the store does not
+answer, passes with a word about it: publishing checks it again. What is to be published is put into the spool, and a
+worker that outlives the hook takes it from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from hotfd.config.open import open_store
+from hotfd.errors import ConfigError, StoreError
+from hotfd.publish.faults import RevisionRefused, short
+from hotfd.publish.git import ZERO, Git, GitIndex
+from hotfd.publish.install import command
+from hotfd.publish.programs import Deadline, TooLate
+from hotfd.publish.rehearsal import Rehearsal
+from hotfd.publish.session import Order, publisher, who
+from hotfd.publish.spool import Spool, directory_of
+from hotfd.publish.svn import SvnTransaction
+from hotfd.publish.worker import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hotfd.config.store import Store
+    from hotfd.publish.install import Settings
+    from hotfd.publish.repository import Repository
+
+LIMIT: Final = 2.0
+"""Seconds that a hook may hold who commits, from the start of its process."""
+
+RESERVE: Final = 0.25
+"""Seconds of them that are kept for its end, and for starting the worker."""
+
+LEAST: Final = 0.3
+"""Seconds that a hook has in any case, on a machine where Python alone takes as long as it may."""
+
+STORE_LIMIT: Final = 0.7
+"""Seconds that the store has to give a first answer; without one, what can be checked without it is checked."""
+
+MAX_INPUT: Final = 1 << 20
+"""Bytes that git tells a hook: a line for each branch that is pushed."""
+
+ACCEPT: Final = "hotfd-rewritten"
+"""The push option by which a person accepts that history is rewritten."""
+
+
+class Hook:
+    """One run of a hook.
+
+    Args:
+        settings: as they were when the hooks were installed.
+        say: takes lines for the committer.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._say = say
+        self._deadline = Deadline(max(LEAST, LIMIT - RESERVE - age()))
+
+    def run(self, what: str, arguments: list[str]) -> int:
+        """Do what one hook does.
+
+        Args:
+            what: the hook's name, such as ``git-pre-receive``.
+            arguments: what the hook was given.
+
+        Returns:
+            its exit status.
+        """
+        match what, arguments:
+            case "git-pre-receive", _:
+                return self._pre_receive()
+            case "git-pre-commit", _:
+                return self._pre_commit()
+            case "svn-pre-commit", [_, transaction]:
+                settings = self._settings
+                return self._checked(
+                    lambda: SvnTransaction(settings.repository, settings.path, self._deadline, transaction)
+                )
+            case "git-post-receive", _:
+                return self._announce() if self._pushed() is not None else 0
+            case "git-post-commit", _:
+                return self._announce() if self._is_on_branch() else 0
+            case "svn-post-commit", _:
+                return self._announce()
+        raise ConfigError(f"there is no hook {what} with {len(arguments)} arguments")
+
+    # Before
+
+    def _pre_receive(self) -> int:
+        pushed = self._pushed()
+        if pushed is None:
+            return 0
+        old, new = pushed
+        settings = self._settings
+        if new.strip("0") == "":
+            self._say(f"branch {settings.branch} is removed; what was published from it stays in force")
+            return 0
+        accepted = _accepted()
+        status = self._checked(lambda: Git(settings.repository, settings.path, self._deadline), new, accepted=accepted)
+        if status or accepted or old == ZERO or old.strip("0") == "":
+            return status
+        try:
+            relation = Git(settings.repository, settings.path, self._deadline).relation(old, new)
+        except TooLate as error:
+            self._say(f"whether history was rewritten was not checked: {error}")
+            return 0
+        if relation in {"older", "same"}:
+            return 0
+        self._say(
+            f"branch {settings.branch} was rewritten: {short(old)} is no ancestor of {short(new)}; to accept it, push with "
+            f"--push-option={ACCEPT}"
+        )
+        return 1
+
+    def _pushed(self) -> tuple[str, str] | None:
+        """Return the old and the new commit of the branch, as git tells on standard input, or None."""
+        wanted = f"refs/heads/{self._settings.branch}"
+        for line in sys.stdin.buffer.read(MAX_INPUT).decode(errors="surrogateescape").splitlines():
+            words = line.split(" ", 2)
+            if len(words) == 3 and words[2] == wanted:
+                return words[0], words[1]
+        return None
+
+    def _is_on_branch(self) -> bool:
+        git = Git(self._settings.repository, "", self._deadline)
+        status, name = git.git("symbolic-ref", "--quiet", "HEAD", statuses=(0, 1))
+        return status == 0 and name.decode().strip() == f"refs/heads/{self._settings.branch}"
+
+    def _pre_commit(self) -> int:
+        settings = self._settings
+        if not self._is_on_branch():
+            return 0
+        return self._checked(lambda: GitIndex(settings.repository, settings.path, self._deadline))
+
+    def _checked(self, opened: Callable[[], Repository], rev: str | None = None, *, accepted: bool = False) -> int:
+        """Check what is to be committed; return the hook's exit status."""
+        settings = self._settings
+        order = Order(settings.repository, settings.path, rev, allow_scripts=settings.allow_scripts, rewritten=accepted)
+        try:
+            # Not asyncio.run: at its end it waits for threads, which may wait for a store much longer than this may.
+            asyncio.new_event_loop().run_until_complete(self._check(order, opened()))
+        except (TimeoutError, TooLate):
+            self._say("not everything could be checked in time; it is checked again when it is published")
+        except RevisionRefused as refusal:
+            self._say("refused; nothing was changed:")
+            for line in refusal.lines():
+                self._say(f"  {line}")
+            return 1
+        except ConfigError as error:
+            hint = f" (or push with --push-option={ACCEPT})" if "--rewritten" in str(error) else ""
+            self._say(f"refused; nothing was changed: {error}{hint}")
+            return 1
+        return 0
+
+    async def _check(self, order: Order, repository: Repository) -> None:
+        store = await self._store()
+        if store is not None:
+            try:
+                await self._rehearse(order, repository, Rehearsal(store), blind=False)
+                return
+            except StoreError as error:
+                self._say(f"the store failed while this was checked: {error}")
+            finally:
+                await store.aclose()
+        self._say("checked as far as that is possible without the store; the rest is checked when it is published")
+        await self._rehearse(order, repository, Rehearsal(), blind=True)
+
+    async def _rehearse(self, order: Order, repository: Repository, store: Rehearsal, *, blind: bool) -> None:
+        trial = publisher(order, repository, store, self._say, scripts=self._deadline, blind=blind)
+        await asyncio.wait_for(trial.publish(order.rev), self._deadline.left(LIMIT))
+
+    async def _store(self) -> Store | None:
+        """Return the store if it answers, and says so otherwise."""
+        try:
+            store = open_store(self._settings.store, create=True)
+        except ConfigError as error:
+            self._say(str(error))
+            return None
+        try:
+            await asyncio.wait_for(store.heads(), min(STORE_LIMIT, self._deadline.left(LIMIT) / 2))
+        except (StoreError, TimeoutError, OSError) as error:
+            self._say(f"the store cannot be asked now: {str(error) or 'it does not answer'}")
+            await store.aclose()
+            return None
+        return store
+
+    # After
+
+    def _announce(self) -> int:
+        """Have published what was committed, and say what becomes of it if that is known in time."""
+        settings = self._settings
+        try:
+            spool = Spool(directory_of(settings.kind, settings.repository))
+            before = spool.refused()
+            spool.add(rewritten=_accepted(), by=who())
+        except OSError as error:
+            self._say(f"committed, and not published: the spool cannot be written: {error}")
+            return 1
+        if before:
+            self._say("what was committed before was refused:")
+            for line in before.splitlines():
+                self._say(f"  {line}")
+        outcome = self._watch(start_worker(settings))
+        if outcome is None:
+            self._say("committed; it is being published, and the log in hotfd-spool says what becomes of it")
+            return self._status(False)
+        for line in outcome.lines:
+            self._say(line)
+        if outcome.state == "waiting":
+            self._say("it is kept in hotfd-spool until it can be published")
+        return self._status(outcome.state == "published" and not before)
+
+    def _status(self, good: bool) -> int:
+        # svn shows what a hook says only if its status is not 0; a commit stands whatever a hook after it says.
+        return 0 if good or self._settings.kind == "git" else 1
+
+    def _watch(self, report: int) -> Outcome | None:
+        """Return what the worker has reported by the deadline, or None."""
+        data = b""
+        try:
+            while select.select([report], [], [], self._deadline.left(LIMIT))[0]:
+                chunk = os.read(report, 1 << 16)
+                if not chunk:
+                    return msgspec.json.decode(data, type=Outcome) if data else None
+                data += chunk
+        finally:
+            os.close(report)
+        return None
+
+
+def start_worker(settings: Settings) -> int:
+    """Start a worker that outlives this process, and return the descriptor that its first outcome comes from.
+
+    It has a session of its own, and none of the standard streams: git waits until nobody has those open any more.
+    """
+    report, end = os.pipe2(os.O_CLOEXEC)
+    try:
+        # What git tells its hooks holds for this commit only.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        subprocess.Popen(
+            [*command(settings, "work"), str(end)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(end,),
+            start_new_session=True,
+            cwd="/",
+            env=env,
+        )
+    except OSError:
+        os.close(report)
+        raise
+    finally:
+        os.close(end)
+    return report
+
+
+def age() -> float:
+    """Return how many seconds this process is old, from its start time in /proc (proc_pid_stat(5))."""
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _accepted() -> bool:
+    """Return whether the push has the option that accepts a rewritten history (githooks(5))."""
+    count = os.environ.get("GIT_PUSH_OPTION_COUNT", "0")
+    options = range(min(int(count), 100)) if count.isdecimal() else range(0)
+    return any(os.environ.get(f"GIT_PUSH_OPTION_{number}") == ACCEPT for number in options)

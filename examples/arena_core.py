@@ -19,9 +19,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
-SEATS = 4
-"""Players in a room; more make a turn long to wait for."""
+import msgspec
+
+import hotfd
 
 LEAST_PLAYERS = 2
 """Players that a match needs."""
@@ -42,6 +44,26 @@ _NAME = re.compile(rf"[A-Za-z][A-Za-z0-9-]{{0,{LONGEST_NAME - 1}}}")
 
 # What telnet(1) sends between the lines of a person: two- and three-byte commands, subnegotiations (RFC 854, RFC 855).
 _TELNET = re.compile(rb"\xff(?:[\xfb-\xfe].?|\xfa.*?(?:\xff\xf0|$)|.?)", re.DOTALL)
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What an operator changes while people play: the module ``arena`` of the configuration.
+
+    A match keeps the rules with which it began, whatever is published meanwhile; the next one begins with the newest.
+
+    Attributes:
+        target: the points that win a match.
+        turn_seconds: what a turn may take.
+        room_size: players in a room.
+        damage: points that a 1 costs of one's score, beside the pot.
+        chat: whether people may talk; that follows the newest rules in the middle of a match, too.
+    """
+
+    target: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 50
+    turn_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
+    room_size: Annotated[int, msgspec.Meta(ge=2, le=16)] = 4
+    damage: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    chat: Annotated[bool, hotfd.Live] = True
 
 
 class Refusal(Exception):  # noqa: N818 - an answer to a player, and no fault of the server
@@ -152,8 +174,6 @@ class Game(ABC):
         turn: which turn of the match it is, from 1 on.
         current: whose turn, as an index of ``seats``.
         pot: what the turn has brought so far.
-        target: the points that win.
-        turn_seconds: what a turn may take. Like the target, it stays for a match as it was when that began.
         dice: of this match.
     """
 
@@ -165,8 +185,6 @@ class Game(ABC):
     turn: int = 0
     current: int = 0
     pot: int = 0
-    target: int = 0
-    turn_seconds: float = 0.0
     dice: Dice = field(default_factory=Dice)
 
     version = 1  # of this shape; it is no field
@@ -184,7 +202,7 @@ class Game(ABC):
 
     @abstractmethod
     def bank(self, seat: Seat, points: int) -> None:
-        """Points are handed out."""
+        """Points are handed out; fewer than 0 are taken away."""
 
     def bust(self, seat: Seat) -> None:  # noqa: B027 - only a version that keeps something of it has to say what
         """A player has lost his pot."""
@@ -205,7 +223,7 @@ class Game(ABC):
     def _present(self) -> Iterator[Seat]:
         return (seat for seat in self.seats if not seat.gone)
 
-    def enter(self, id: str, name: str, *, watching: bool) -> str:
+    def enter(self, id: str, name: str, rules: Rules, *, watching: bool) -> str:
         """Somebody comes in, to play or to watch."""
         names = [(seat.id, seat.name) for seat in self.seats] + list(self.audience.items())
         if any(name == other and id != whose for whose, other in names):
@@ -215,8 +233,8 @@ class Game(ABC):
             return f"{name} watches"
         if self.playing:
             raise Refusal("they are playing; you can watch until the match is over")
-        if sum(1 for _ in self._present()) == SEATS:
-            raise Refusal(f"all {SEATS} seats are taken; you can watch")
+        if sum(1 for _ in self._present()) >= rules.room_size:
+            raise Refusal(f"all {rules.room_size} seats are taken; you can watch")
         for seat in self.seats:
             if seat.id == id:  # he left after the last match, which is on the table still
                 seat.name, seat.gone = name, False
@@ -253,14 +271,13 @@ class Game(ABC):
 
     # ---------------------------------------------------------------- a match
 
-    def ready(self, id: str, seed: str, target: int, turn_seconds: float) -> str:
+    def ready(self, id: str, seed: str, rules: Rules) -> str:
         """A player is ready; when all are, a match begins.
 
         Args:
             id: whose command it is.
             seed: of the match's dice, if it begins; nobody can guess it.
-            target: the points that win.
-            turn_seconds: what a turn may take.
+            rules: of that match.
 
         Returns:
             the event.
@@ -275,12 +292,12 @@ class Game(ABC):
             self.seats = [Seat(one.id, one.name) for one in players]
             self.number += 1
             self.turn, self.current, self.pot, self.playing = 1, 0, 0, True
-            self.target, self.turn_seconds, self.dice = target, turn_seconds, Dice(seed)
+            self.dice = Dice(seed)
             self.clear()
-            event += f", and match {self.number} begins: {target} points win, the dice are sealed as {self.dice.seal}"
+            event += f", and match {self.number} begins: {rules.target} points win, the dice are sealed as {self.dice.seal}"
         return event
 
-    def roll(self, id: str) -> str:
+    def roll(self, id: str, rules: Rules) -> str:
         """The player whose turn it is rolls."""
         seat = self._whose_turn(id)
         die = self.dice.roll()
@@ -289,10 +306,14 @@ class Game(ABC):
             return f"{seat.name} rolls {die}"
         event = f"{seat.name} rolls {die} and loses {self.pot}"
         self.bust(seat)
+        if lost := min(rules.damage, seat.score):
+            seat.score -= lost
+            self.bank(seat, -lost)
+            event += f" and {lost} of the score"
         self._pass_on()
         return event
 
-    def hold(self, id: str) -> str:
+    def hold(self, id: str, rules: Rules) -> str:
         """The player whose turn it is takes the pot."""
         seat = self._whose_turn(id)
         if not self.pot:
@@ -301,7 +322,7 @@ class Game(ABC):
         seat.score += points
         self.bank(seat, points)
         event = f"{seat.name} holds {points}"
-        if seat.score >= self.target:
+        if seat.score >= rules.target:
             return f"{event} and {self._wins()}"
         self._pass_on()
         return event

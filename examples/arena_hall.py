@@ -8,22 +8,15 @@ and the match itself says whether he is in it already and what is left of its cl
 from __future__ import annotations
 
 import argparse
-import math
 import secrets
 from collections.abc import Awaitable, Callable
 
-from arena_core import Game, Player, Refusal, checked_name, checked_saying, plain
+from arena_core import Game, Player, Refusal, Rules, checked_name, checked_saying, plain
 
 import hotfd
 
 MAX_LINE = 4096
 """Bytes of a line, either way: many times what a person types, and what the longest table takes."""
-
-TARGET = 50
-"""Points that win a match, unless the command line says something else: ten minutes for four people."""
-
-TURN_SECONDS = 30.0
-"""Seconds of a turn, unless the command line says something else: enough to read, think and type."""
 
 LOBBY = "lobby"
 """The topic of what all in the lobby hear: the bus takes it to them in whichever process they are."""
@@ -66,14 +59,10 @@ class Hall:
 
     Args:
         match: the type of a room's state, which is one version of the game.
-        target: the points that win a match.
-        turn_seconds: what a turn may take.
     """
 
-    def __init__(self, match: type[Game], target: int, turn_seconds: float) -> None:
+    def __init__(self, match: type[Game]) -> None:
         self._match = match
-        self._target = target
-        self._turn_seconds = turn_seconds
         self._greeting = f"arena {match.version}"
         # Only what this process serves; each handler that starts here enters its room, so it fills up by itself.
         self._rooms: dict[str, Room] = {}
@@ -144,6 +133,7 @@ class Hall:
             await _tell(conn, f"{key}: {room.state.table(_clock(room))}")
 
     async def _say_in_lobby(self, conn: hotfd.Connection[Player], rest: str) -> None:
+        _may_talk(conn)
         await conn.bus.publish(LOBBY, f"{conn.state.name} says: {checked_saying(rest)}")
 
     # ---------------------------------------------------------------- a room
@@ -162,7 +152,7 @@ class Hall:
                 self._set_clock(room)  # takes up the time that is left
         else:
             try:
-                await self._act(conn, lambda: match.enter(conn.id, player.name, watching=player.watching))
+                await self._act(conn, lambda: match.enter(conn.id, player.name, _rules(room), watching=player.watching))
             except Refusal as refusal:
                 player.room = ""
                 await conn.leave()
@@ -195,19 +185,20 @@ class Hall:
         await conn.leave()
 
     async def _ready(self, conn: hotfd.Connection[Player], rest: str) -> None:
-        match, seed = conn.session.state, secrets.token_hex(SEED_BYTES)
-        await self._act(conn, lambda: match.ready(conn.id, seed, self._target, self._turn_seconds))
+        room, seed = conn.session, secrets.token_hex(SEED_BYTES)
+        await self._act(conn, lambda: room.state.ready(conn.id, seed, _rules(room)))
 
     async def _roll(self, conn: hotfd.Connection[Player], rest: str) -> None:
-        await self._act(conn, lambda: conn.session.state.roll(conn.id))
+        await self._act(conn, lambda: conn.session.state.roll(conn.id, conn.config))
 
     async def _hold(self, conn: hotfd.Connection[Player], rest: str) -> None:
-        await self._act(conn, lambda: conn.session.state.hold(conn.id))
+        await self._act(conn, lambda: conn.session.state.hold(conn.id, conn.config))
 
     async def _score(self, conn: hotfd.Connection[Player], rest: str) -> None:
         await _tell(conn, conn.session.state.table(_clock(conn.session)))
 
     async def _say(self, conn: hotfd.Connection[Player], rest: str) -> None:
+        _may_talk(conn)
         await conn.session.broadcast(conn.session.state.say(conn.id, checked_saying(rest)).encode())
 
     async def _act(self, conn: hotfd.Connection[Player], move: Callable[[], str]) -> None:
@@ -233,7 +224,7 @@ class Hall:
 
     def _set_clock(self, room: Room) -> None:
         match: Game = room.state
-        room.call_later(match.turn_seconds, self._time_is_up, room, match.number, match.turn, name=CLOCK)
+        room.call_later(room.config.turn_seconds, self._time_is_up, room, match.number, match.turn, name=CLOCK)
 
     async def _time_is_up(self, room: Room, number: int, turn: int) -> None:
         match: Game = room.state
@@ -276,6 +267,18 @@ async def _tell(conn: hotfd.Connection[Player], text: str) -> None:
     await conn.send(f"- {text}".encode())
 
 
+def _rules(room: Room) -> Rules:
+    """Return the rules that hold in a room: those with which its match began; between matches, the newest."""
+    rules: Rules = room.config if room.state.playing else room.checkpoint()
+    return rules
+
+
+def _may_talk(conn: hotfd.Connection[Player]) -> None:
+    """Raise Refusal while nobody may talk: the one rule that also changes in the middle of a match."""
+    if not conn.config.chat:
+        raise Refusal("nobody may talk at the moment")
+
+
 def _clock(room: Room) -> float | None:
     """Return the seconds that the turn has left, if there is one."""
     return room.timers[CLOCK].remaining if CLOCK in room.timers else None
@@ -286,17 +289,29 @@ def serve_arena(match: type[Game], about: str | None) -> None:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", default="127.0.0.1:7777", metavar="HOST:PORT", help="default: %(default)s")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
-    parser.add_argument("--target", type=int, default=TARGET, metavar="POINTS", help="default: %(default)s")
-    parser.add_argument("--turn-seconds", type=float, default=TURN_SECONDS, metavar="S", help="default: %(default)s")
+    parser.add_argument("--target", type=int, default=Rules().target, metavar="POINTS", help="default: %(default)s")
+    parser.add_argument(
+        "--turn-seconds", type=float, default=Rules().turn_seconds, metavar="S", help="default: %(default)s"
+    )
+    parser.add_argument("--config", metavar="URL", help="where the rules come from, such as dir:/srv/config; they follow")
+    parser.add_argument("--zone", metavar="ZONE", help="whose rules hold here, where zones have different ones")
     arguments = parser.parse_args()
-    if arguments.target < 1 or not (arguments.turn_seconds > 0 and math.isfinite(arguments.turn_seconds)):
-        parser.error("the target and the seconds of a turn must be more than 0")
-    hall = Hall(match, arguments.target, arguments.turn_seconds)
+    try:
+        rules = hotfd.Config(
+            "arena",
+            Rules,
+            source=arguments.config,
+            zone=arguments.zone,
+            initial=Rules(target=arguments.target, turn_seconds=arguments.turn_seconds),
+        )
+    except hotfd.ConfigError as error:
+        parser.error(str(error))
     hotfd.run(
-        hall.serve,
+        Hall(match).serve,
         listen=arguments.listen,
         framing=hotfd.Lines(newline=b"\r\n", max_size=MAX_LINE),
         state=Player,
+        config=rules,
         name="arena",
         loop=arguments.loop,
     )

@@ -53,9 +53,10 @@ class Match(Game):
         self.streaks.clear()
 
     def bank(self, seat: Seat, points: int) -> None:
-        """Enter points that are handed out."""
+        """Enter points that are handed out, or taken away."""
         self.ledger.append((seat.name, points))
-        self.streaks[seat.id] = self.streaks.get(seat.id, 0) + 1
+        if points > 0:
+            self.streaks[seat.id] = self.streaks.get(seat.id, 0) + 1
 
     def bust(self, seat: Seat) -> None:
         """End a player's streak."""
@@ -68,7 +69,7 @@ class Match(Game):
 
     def footnote(self) -> str:
         """Return the best hold of the match, as far as this version has seen it."""
-        points, name = max(((points, name) for name, points in self.ledger if name), default=(0, "nobody"))
+        points, name = max(((points, name) for name, points in self.ledger if name and points > 0), default=(0, "nobody"))
         return f" | best {name} {points}"
 
 

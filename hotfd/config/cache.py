@@ -174,14 +174,17 @@ class _Directory:
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes; ConfigError when it is not this user's alone, or too large."""
+        where = os.path.join(self._path, name)
         descriptor = os.open(name, _READ, dir_fd=self._descriptor)
-        with open(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
-            where = os.path.join(self._path, name)
             if not stat.S_ISREG(found.st_mode):
                 raise ConfigError(f"{where} is no file; remove it")
             _check_own(where, found)
-            data = file.read(MAX_FILE + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_FILE + 1)
+        finally:
+            os.close(descriptor)
         if len(data) > MAX_FILE:
             raise ConfigError(f"{where} is larger than {MAX_FILE} bytes; remove it")
         return data
@@ -193,10 +196,12 @@ class _Directory:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(draft, flags, 0o600, dir_fd=self._descriptor)
         try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
+            try:
+                with open(descriptor, "wb", closefd=False) as file:
+                    file.write(data)
                 os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             os.rename(draft, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         except BaseException:
             with contextlib.suppress(OSError):

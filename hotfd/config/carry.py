@@ -143,6 +143,10 @@ class Luggage:
             self._unreadable[sealed.sha256] = shown
             return None
 
+    def clear(self) -> None:
+        """Forget everything: whoever holds something of it has it, and nothing more will be asked for."""
+        self._held.clear()
+
     @property
     def unreadable(self) -> dict[int, str]:
         """By serial, why sessions with that snapshot cannot be served here."""

@@ -145,16 +145,16 @@ class ServersSource:
             try:
                 async with asyncio.timeout(RELEASE_LIMIT):
                     data = await link.want(Key(module, version, sha256))
+                sealed = await asyncio.to_thread(unseal, data, sha256)
             except TimeoutError:
                 trouble = f"{address} did not send it within {RELEASE_LIMIT:g} s"
                 continue
-            except (OSError, ConfigError) as error:
+            except ConfigError as error:
                 trouble = f"{address}: {error}"
                 continue
-            sealed = await asyncio.to_thread(unseal, data, sha256)
-            if (sealed.release.module, sealed.release.version) != (module, version):
-                raise ConfigError(f"{address} has sent another release than version {version} of module {module!r}")
-            return sealed
+            if (sealed.release.module, sealed.release.version) == (module, version):
+                return sealed
+            trouble = f"{address} has sent another one"
         raise ConfigError(f"version {version} of module {module!r} cannot be had: {trouble}")
 
     async def report(self, reports: Sequence[Acknowledgement]) -> None:

@@ -40,7 +40,7 @@ class DirectoryStore:
 
     Args:
         path: the directory.
-        create: make it when it is missing.
+        create: make it when it is missing at the first use.
         lock_wait: seconds that a commit waits for another one.
     """
 
@@ -151,21 +151,28 @@ class DirectoryStore:
             raise ValueError("two steps of one commit change the same module")
         if not steps:
             return
-        with self._open() as directory, directory.locked(self._lock_wait):
-            heads = directory.heads()
-            for step in steps:
-                _check_follows(heads.get(step.head.module), step)
-            for step in steps:
-                if step.release is not None:
-                    directory.write_release(step.release)
-            if not directory.prepare_ledger():
-                raise StoreError(f"{self._path}/{LEDGER} cannot be written by this user; see its owner, group and mode")
-            ledger = self._ledger()
-            ledger.append([*_missing(directory, ledger, heads), *(step.event for step in steps)])
-            directory.write_heads({**heads, **{step.head.module: step.head for step in steps}})
+        with self._open() as directory:
+            directory.check_store()
+            with directory.locked(self._lock_wait):
+                self._carry_out(directory, steps)
+
+    def _carry_out(self, directory: StoreDirectory, steps: Sequence[Step]) -> None:
+        heads = directory.heads()
+        for step in steps:
+            _check_follows(heads.get(step.head.module), step)
+        for step in steps:
+            if step.release is not None:
+                directory.write_release(step.release)
+        if not directory.prepare_ledger():
+            raise StoreError(f"{self._path}/{LEDGER} cannot be written by this user; see its owner, group and mode")
+        ledger = self._ledger()
+        ledger.append([*_missing(directory, ledger, heads), *(step.event for step in steps)])
+        directory.write_heads({**heads, **{step.head.module: step.head for step in steps}})
 
     def _open(self) -> StoreDirectory:
-        return StoreDirectory.open(self._path, create=self._create)
+        directory = StoreDirectory.open(self._path, create=self._create)
+        self._create = False  # one that disappears afterwards is missing, and not an empty one
+        return directory
 
     def _ledger(self) -> Ledger:
         return Ledger(os.path.join(self._path, LEDGER))

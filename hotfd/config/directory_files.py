@@ -274,7 +274,10 @@ class StoreDirectory:
         self.check_store()
         with told(f"{self.path}/{LEDGER} cannot be made"):
             if exists(self.descriptor, LEDGER):
-                return os.access(LEDGER, os.W_OK, dir_fd=self.descriptor, effective_ids=True)
+                # SQLite writes its journal beside it.
+                return all(
+                    os.access(name, os.W_OK, dir_fd=self.descriptor, effective_ids=True) for name in (LEDGER, ".")
+                )
             try:
                 os.close(self._access.open_shared(self.descriptor, LEDGER))
             except OSError as error:

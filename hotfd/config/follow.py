@@ -109,7 +109,7 @@ class Follower:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if tasks and self._save_due.is_set():
+        if tasks:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._save_all(), SAVE_LIMIT)
         await self.source.aclose()

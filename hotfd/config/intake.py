@@ -234,8 +234,7 @@ class Intake:
     def _mate(self, name: str, module: _Module, compiled: Compiled) -> _Mate | None:
         """Return a module of which something was published together with this release, and cannot be used now."""
         batch = compiled.sealed.release.batch
-        running = self._slots.running
-        if not batch or (running is not None and running.compiled.get(name) is compiled):
+        if not batch or self._slots.runs(name, compiled.sha256):
             return None
         for other, theirs in self._modules.items():
             for track in theirs.tracks if other != name else ():

@@ -63,7 +63,7 @@ ADDRESS: Final = re.compile(r"unix:/[^\0,?]{1,107}|(?:\[[0-9A-Fa-f:.%]{2,64}\]|[
 
 Sha256 = release.Digest
 Modules = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_MODULES)]
-Address = Annotated[str, msgspec.Meta(pattern=f"^(?:{ADDRESS.pattern})$", max_length=300)]
+Address = Annotated[str, msgspec.Meta(pattern=rf"^(?:{ADDRESS.pattern})\Z", max_length=300)]
 Addressed = Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_ADDRESSES)]
 
 

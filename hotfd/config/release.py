@@ -31,9 +31,9 @@ MAX_VERSION: Final = 1 << 53
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 """Names of modules and zones: they are parts of paths, keys and command lines."""
 
-Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$", max_length=64)]
+Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME.pattern}\Z", max_length=64)]
 Version = Annotated[int, msgspec.Meta(ge=0, lt=MAX_VERSION)]
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Line = Annotated[str, msgspec.Meta(max_length=1024)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Values = dict[str, Any]

@@ -78,7 +78,8 @@ class Schema(Generic[T]):
     def build(self, module: str, values: Mapping[str, Any]) -> T:
         """Return the typed value of a release's values. Its containers are read-only, to the bottom.
 
-        May run in a thread of its own; other threads get their turn about every 0.1 ms.
+        May run in a thread of its own. Others get their turn about every 0.1 ms; pydantic checks its models in one
+        step, though.
 
         Args:
             module: the module's name, for errors.

@@ -80,6 +80,10 @@ class Configs(Mapping[str, Any]):
     def __delattr__(self, name: str) -> None:
         raise TypeError("configuration is read-only")
 
+    def __reduce__(self) -> tuple[type[Configs], tuple[dict[str, Any]]]:
+        # The way that copy.copy takes otherwise asks for attributes of what has none yet.
+        return Configs, (self._values,)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -338,8 +342,7 @@ class Slots:
         # Versions only grow, also when old values are published again: a smaller one is what another process, which
         # could not use the newest one, has in force.
         if (stable := update.stable) is not None and (newest is None or newest.version <= stable.version):
-            running = self.running.compiled.get(name) if self.running is not None else None
-            if running is not None and running.sha256 == stable.sha256:
+            if self.runs(name, stable.sha256):
                 self._staged.pop(name, None)
             else:
                 self._staged[name] = self._modules[name].config.compile(stable.sealed) if stable.followed else stable
@@ -409,6 +412,11 @@ class Slots:
         if staged is None and self.running is not None:
             return self.running.compiled.get(module)
         return staged
+
+    def runs(self, module: str, sha256: str) -> bool:
+        """Whether a release of a module is in force for all."""
+        running = self.running.compiled.get(module) if self.running is not None else None
+        return running is not None and running.sha256 == sha256
 
     def staged(self, module: str) -> Compiled | None:
         """Return the release that the next session begins with, when that is another one than the last's."""

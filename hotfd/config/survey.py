@@ -115,20 +115,17 @@ def _judged(head: Head | None, report: Acknowledgement, now: float) -> Server:
 def _standing(head: Head | None, report: Acknowledgement) -> Standing:
     if head is None:
         return "current"
-    if report.sequence < head.sequence or report.version not in wanted(head, report.zone):
+    if report.version != wanted(head, report.zone):
         return "behind"
     return "refused" if report.state in {"refused", "quarantined"} else "current"
 
 
-def wanted(head: Head, zone: str) -> set[int]:
-    """Return the versions that a server of a zone may report when it has what is in force for it.
+def wanted(head: Head, zone: str) -> int:
+    """Return the version that a server of a zone reports on when it has what is in force for it.
 
-    Where a canary is for a share of the sessions, others begin with the release for all: a server reports on whichever
-    was put to use last.
+    Of two releases, one for some and one for all, a server reports on that for some; 0 is the program's own values.
     """
-    stable = {head.stable.version} if head.stable is not None else set()
-    if head.canary is None:
-        return stable or {0}
-    if zone and zone in head.canary.zones:
-        return {head.canary.version}
-    return stable | {head.canary.version} if head.canary.share > 0 else stable or {0}
+    canary = head.canary
+    if canary is not None and (canary.share > 0 or (zone and zone in canary.zones)):
+        return canary.version
+    return head.stable.version if head.stable is not None else 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd.display.text import describe, pairs, printable, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from hotfd.config.release import Event, Head, Release
     from hotfd.config.survey import Server, Survey
@@ -218,22 +218,37 @@ def served(answer: Mapping[str, Any]) -> list[str]:
         return ["this server declares no configuration"]
     lines: list[str] = []
     for name, module in modules.items():
-        rows = [(printable(field).replace("_", " "), _field(field, module[field])) for field in module]
+        rows = [(field, text) for field, text in _fields(module) if text not in {"", "-"}]
         lines += [*([""] if lines else []), printable(name)]
-        lines += [f"  {line}" for line in pairs(row for row in rows if row[1] != "-")]
+        lines += [f"  {line}" for line in pairs(rows)]
         lines += [f"  {line}" for line in _refused(module.get("refused"))]
     return lines
+
+
+def _fields(module: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a module of a server, by names for people; what is not known here as it came."""
+    rest = dict(module)
+    since = rest.pop("since", None)
+    running = _version(rest.pop("running", None))
+    yield "running", f"{running}  since {moment(since)}" if isinstance(since, int | float) else running
+    for field in ("staged", "canary", "previous", "pinned", "refused", "quarantined", "zone", "sequence", "source"):
+        yield field, _field(field, rest.pop(field, None))
+    yield "contact", _field("contact", rest.pop("contact", None))
+    heard = rest.pop("age", None)
+    away = "; it is away" if rest.pop("away", False) else ""
+    yield "heard", f"{age(heard)} ago{away}" if isinstance(heard, int | float) else away.removeprefix("; ")
+    yield "cold", "from its cache: the source has not answered yet" if rest.pop("cold", False) else ""
+    for field, item in rest.items():
+        yield printable(field), describe(item)
 
 
 def _field(name: str, item: object) -> str:
     if name == "pinned" and isinstance(item, dict):
         return held(item)
-    if name == "refused":
-        return f"version {_version(item)}" if item else "-"
-    if name in {"age", "cache_age"} and isinstance(item, int | float):
-        return age(item)
-    if name == "since" and isinstance(item, int | float):
-        return moment(item)
+    if name in {"canary", "refused"}:
+        share = item.get("share") if isinstance(item, dict) else None
+        whom = f"  {for_whom((), share)}" if isinstance(share, float) and share < 1 else ""
+        return f"{_version(item)}{whom}"
     return describe(item)
 
 

@@ -14,19 +14,19 @@ from hotfd.publish.install import Settings
 def main() -> NoReturn:
     """Run a hook, or a worker."""
     parser = argparse.ArgumentParser(prog="hotfd.publish", allow_abbrev=False)
-    parser.add_argument("what")
     parser.add_argument("--kind", choices=("git", "svn"), required=True)
     parser.add_argument("--repository", required=True)
     parser.add_argument("--store", required=True)
     parser.add_argument("--path", default="")
     parser.add_argument("--branch", default="")
     parser.add_argument("--allow-scripts", action="store_true")
-    parser.add_argument("rest", nargs="*")
+    parser.add_argument("words", nargs="+")
     given = parser.parse_args()
+    what, *rest = given.words
     settings = Settings(given.kind, given.repository, given.store, given.path, given.branch, given.allow_scripts)
     status = 1
     try:
-        status = _work(settings, given.rest) if given.what == "work" else _hook(settings, given.what, given.rest)
+        status = _work(settings, rest) if what == "work" else _hook(settings, what, rest)
     except ConfigError as error:
         say(str(error))
     except OSError as error:

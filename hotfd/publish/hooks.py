@@ -212,9 +212,10 @@ class Hook:
             self._say("what was committed before was refused:")
             for line in before.splitlines():
                 self._say(f"  {line}")
-        outcome = self._watch(start_worker(settings))
-        if outcome is None:
-            self._say("committed; it is being published, and the log in hotfd-spool says what becomes of it")
+        try:
+            outcome = self._watch(start_worker(settings, spool))
+        except TooLate:
+            self._say(f"committed; it is being published, and {spool.path('log')} says what becomes of it")
             return self._status(False)
         for line in outcome.lines:
             self._say(line)
@@ -226,26 +227,39 @@ class Hook:
         # svn shows what a hook says only if its status is not 0; a commit stands whatever a hook after it says.
         return 0 if good or self._settings.kind == "git" else 1
 
-    def _watch(self, report: int) -> Outcome | None:
-        """Return what the worker has reported by the deadline, or None."""
+    def _watch(self, report: int) -> Outcome:
+        """Return what the worker reports.
+
+        Raises:
+            TooLate: it has not by the deadline.
+            ConfigError: it has ended without a word.
+        """
         data = b""
         try:
             while select.select([report], [], [], self._deadline.left(LIMIT))[0]:
                 chunk = os.read(report, 1 << 16)
-                if not chunk:
-                    return msgspec.json.decode(data, type=Outcome) if data else None
-                data += chunk
+                if chunk:
+                    data += chunk
+                elif data:
+                    return msgspec.json.decode(data, type=Outcome)
+                else:
+                    raise ConfigError("committed, and not published: the process that publishes has ended; see its log")
         finally:
             os.close(report)
-        return None
+        raise TooLate
 
 
-def start_worker(settings: Settings) -> int:
+def start_worker(settings: Settings, spool: Spool) -> int:
     """Start a worker that outlives this process, and return the descriptor that its first outcome comes from.
 
     It has a session of its own, and none of the standard streams: git waits until nobody has those open any more.
     """
-    report, end = os.pipe2(os.O_CLOEXEC)
+    log = spool.open_log()
+    try:
+        report, end = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        os.close(log)
+        raise
     try:
         # What git tells its hooks holds for this commit only.
         env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -253,7 +267,7 @@ def start_worker(settings: Settings) -> int:
             [*command(settings, "work"), str(end)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=log,
             pass_fds=(end,),
             start_new_session=True,
             cwd="/",
@@ -264,6 +278,7 @@ def start_worker(settings: Settings) -> int:
         raise
     finally:
         os.close(end)
+        os.close(log)
     return report
 
 

@@ -54,7 +54,7 @@ def command(settings: Settings, what: str) -> list[str]:
     The interpreter is isolated (``-I``): neither the directory that the hook runs in, which committers fill, nor the
     committer's environment says which code it loads.
     """
-    return [sys.executable, "-I", "-m", "hotfd.publish", what, *settings.arguments()]
+    return [sys.executable, "-I", "-m", "hotfd.publish", *settings.arguments(), "--", what]
 
 
 def settings_of(

@@ -307,6 +307,7 @@ class Publisher:
         """Make a release of what was committed and what is in force; None when that is not known."""
         module = committed.module
         if self._blind and not committed.alone:
+            self._say(f"module {module!r}: its files can be read; what comes of them depends on the values in force")
             return None
         track = (head.canary or head.stable) if head is not None else None
         current = (await self._store.release(module, track.version, track.sha256)).release if track else None

@@ -111,6 +111,11 @@ class Spool:
         """Return the path of a file in the spool."""
         return os.path.join(self.directory, name)
 
+    def open_log(self) -> int:
+        """Return a descriptor that appends to the worker's log; who has asked for it closes it."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(self.path("log"), flags, self._file_mode)
+
     def _read(self) -> Entry | None:
         try:
             return msgspec.json.decode(self._bytes("pending", MAX_ENTRY), type=Entry)

@@ -325,6 +325,7 @@ class Cutover:
             writers=self._writers,
             on_kept=lambda session, code, detail: self.journal.session(session.id, "kept", code, detail),
         )
+        self._releases = set()  # the book holds them from here on, as long as something may be taken back
         self.engine.mover = self
         self.collector.begin()
         assert self._successor.pid is not None

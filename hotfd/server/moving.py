@@ -534,6 +534,7 @@ class Moving:
             if item.timer is not None:
                 item.timer.cancel()
         self.escrow.close()
+        self._releases.clear()
 
 
 def process_state(value: Any) -> bytes:

@@ -100,6 +100,9 @@ class Takeover:
         self._changed = asyncio.Event()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends when this process owns what it serves; raises HandoffRefused when it has to leave."""
+        if self._luggage is not None:  # what no session holds by then is gone
+            luggage = self._luggage
+            self.done.add_done_callback(lambda done: luggage.clear())
         self.on_old_exit: Callable[[int], None] = lambda pid: None
         """Called with the old process's pid when it is certainly dead."""
         self.on_accepting: Callable[[], None] = lambda: None

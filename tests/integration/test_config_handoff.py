@@ -292,3 +292,30 @@ def test_a_session_that_began_without_a_configuration_gets_one_where_there_is_on
         assert first.damage() == 0
         made.service.handoff(*QUICK, command=made.version("second", PROGRAM))
         assert first.damage() == 1
+
+
+def test_all_that_move_together_do_so_only_if_the_new_code_reads_every_release(tmp_path: Path) -> None:
+    options = 'cutover="together", export_state=lambda: 1, import_state=lambda value: None, log_style="json"'
+    together = PROGRAM.replace('log_style="json"', options)
+    with arena(tmp_path, together) as made:
+        first = made.client()
+        assert first.damage() == 1
+        publish(made.store, {"harm": 2})
+        other = OTHER.replace('log_style="json"', options)
+        report = made.service.handoff(*QUICK, expect=1, command=made.version("other", other))
+        assert report["reason"].startswith("config-unreadable: release 1 of 'arena': ")
+        assert first.ask()[::2] == (1, made.service.pids[0])
+        made.service.handoff(*QUICK, command=made.version("upgrading", UPGRADING.replace('log_style="json"', options)))
+        assert first.ask()[::2] == (1, made.service.pid)
+
+
+def test_nothing_of_a_release_is_left_in_the_new_process_when_its_last_session_ends(made: Arena) -> None:
+    first = made.client()
+    assert first.damage() == 1
+    for damage in (2, 3):
+        made.publish(damage=damage)
+        assert made.client().damage() == damage
+    made.service.handoff(*QUICK)
+    assert of_module(made.service, "pinned") == {"1": 1, "2": 1, "3": 1}
+    first.close()
+    harness.becomes(lambda: of_module(made.service, "pinned"), {"2": 1, "3": 1})

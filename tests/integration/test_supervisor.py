@@ -290,7 +290,7 @@ def test_an_old_process_that_computes_for_long_in_a_handoff_is_let_alone(tmp_pat
     source = source.replace(
         "    if __name__",
         """    def export():
-        end = time.thread_time() + 4.5
+        end = time.thread_time() + 3.5
         while time.thread_time() < end:
             pass
         return 1

@@ -42,13 +42,15 @@ CLOCK = """
         conn.state.armed.pop(name, None)
         await conn.send(b"ring " + name.encode())
 
-    async def ring_all(session):
+    async def ring_all(session, name):
+        for member in session.connections:
+            member.state.armed.pop(name, None)
         session.state.rung += 1
         await session.broadcast(b"all %d" % session.state.rung)
 
     def arm(conn, name, kind, delay):
         if kind == "all":
-            conn.session.call_later(delay, ring_all, conn.session, name=name)
+            conn.session.call_later(delay, ring_all, conn.session, name, name=name)
         else:
             conn.call_later(delay, ring, conn, name, name=name)
 

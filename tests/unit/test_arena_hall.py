@@ -31,9 +31,11 @@ async def hall(
     handoffs: Any, *, match: type[core.Game] = arena.Match, target: int = 20, turn_seconds: float = 600.0
 ) -> AsyncIterator[testing.Harness]:
     """Serve the arena; each handover comes to a new hall, which knows of no room."""
-    program = testing.per_process(lambda: Hall(match, target, turn_seconds).serve)
+    program = testing.per_process(lambda: Hall(match).serve)
     framing = hotfd.Lines(newline=b"\r\n", max_size=MAX_LINE)
-    async with testing.serve(program, framing=framing, state=core.Player, handoffs=handoffs) as server:
+    rules = core.Rules(target=target, turn_seconds=turn_seconds)
+    config = hotfd.Config("arena", core.Rules, initial=rules)
+    async with testing.serve(program, framing=framing, state=core.Player, config=config, handoffs=handoffs) as server:
         yield server
 
 

@@ -21,6 +21,7 @@ import arena_v2  # noqa: E402
 
 VERSIONS = {1: arena.Match, 2: arena_v2.Match}
 CODECS = {number: Codec.of(match) for number, match in VERSIONS.items()}
+RULES = core.Rules(target=20)
 NAMES = ["ann", "bob", "cid", "dan"]
 
 both = pytest.mark.parametrize("version", [1, 2])
@@ -31,10 +32,11 @@ class Room:
 
     def __init__(self, version: int, players: int = 4) -> None:
         self.match: core.Game = VERSIONS[version]()
+        self.rules = RULES
         self.witness = Witness()
         self.lines: list[str] = []
         for name in NAMES[:players]:
-            self.tell(self.match.enter(name, name, watching=False))
+            self.tell(self.match.enter(name, name, RULES, watching=False))
 
     def tell(self, event: str) -> None:
         self.hear(self.match.line(event, 12.34 if self.match.playing else None))
@@ -44,9 +46,10 @@ class Room:
         self.witness.hear(line)
 
     def begin(self, seed: str = "seed", target: int = 20) -> None:
+        self.rules = core.Rules(target=target)
         for seat in list(self.match.seats):
             if not seat.gone:
-                self.tell(self.match.ready(seat.id, seed, target, 30.0))
+                self.tell(self.match.ready(seat.id, seed, self.rules))
         assert self.match.playing
 
     @property
@@ -54,10 +57,10 @@ class Room:
         return self.match.seats[self.match.current].id
 
     def roll(self) -> None:
-        self.tell(self.match.roll(self.current))
+        self.tell(self.match.roll(self.current, self.rules))
 
     def hold(self) -> None:
-        self.tell(self.match.hold(self.current))
+        self.tell(self.match.hold(self.current, self.rules))
 
     def roll_until_pot(self) -> None:
         while not self.match.pot:
@@ -85,9 +88,9 @@ def carried(match: core.Game, old: Codec[Any], new: Codec[Any]) -> Any:
 def test_a_match_begins_when_all_players_are_ready_and_not_before(version):
     room = Room(version)
     for name in NAMES[:3]:
-        room.tell(room.match.ready(name, "seed", 20, 30.0))
+        room.tell(room.match.ready(name, "seed", RULES))
         assert not room.match.playing
-    room.tell(room.match.ready("dan", "seed", 20, 30.0))
+    room.tell(room.match.ready("dan", "seed", RULES))
     assert room.match.playing
     assert room.lines[-1].startswith("#8 dan is ready, and match 1 begins: 20 points win, the dice are sealed as ")
 
@@ -95,7 +98,7 @@ def test_a_match_begins_when_all_players_are_ready_and_not_before(version):
 @both
 def test_one_player_alone_waits(version):
     room = Room(version, players=1)
-    room.tell(room.match.ready("ann", "seed", 20, 30.0))
+    room.tell(room.match.ready("ann", "seed", RULES))
     assert not room.match.playing
     assert "waiting for players" in room.lines[-1]
 
@@ -104,11 +107,11 @@ def test_one_player_alone_waits(version):
 def test_a_fifth_player_and_one_of_the_same_name_are_refused_but_a_spectator_is_not(version):
     room = Room(version)
     with pytest.raises(core.Refusal, match="all 4 seats"):
-        room.match.enter("eve", "eve", watching=False)
+        room.match.enter("eve", "eve", RULES, watching=False)
     with pytest.raises(core.Refusal, match="there is a ann"):
-        room.match.enter("eve", "ann", watching=True)
+        room.match.enter("eve", "ann", RULES, watching=True)
     assert "eve" not in room.match
-    room.tell(room.match.enter("eve", "eve", watching=True))
+    room.tell(room.match.enter("eve", "eve", RULES, watching=True))
     assert "eve" in room.match
     room.tell(room.match.leave("eve"))
     assert "eve" not in room.match
@@ -119,11 +122,11 @@ def test_who_comes_in_the_middle_of_a_match_can_only_watch_and_cannot_play(versi
     room = Room(version, players=2)
     room.begin()
     with pytest.raises(core.Refusal, match="they are playing"):
-        room.match.enter("eve", "eve", watching=False)
-    room.match.enter("eve", "eve", watching=True)
+        room.match.enter("eve", "eve", RULES, watching=False)
+    room.match.enter("eve", "eve", RULES, watching=True)
     for command in (room.match.roll, room.match.hold):
         with pytest.raises(core.Refusal, match="you are watching"):
-            command("eve")
+            command("eve", RULES)
     assert room.match.say("eve", "hello").endswith("eve says: hello")
 
 
@@ -162,7 +165,7 @@ def test_the_next_match_begins_without_those_who_have_left_and_with_no_points(ve
         room.roll_until_pot()
         room.hold()
     room.tell(room.match.leave("bob"))
-    room.tell(room.match.enter("eve", "eve", watching=False))
+    room.tell(room.match.enter("eve", "eve", RULES, watching=False))
     room.begin(seed="other", target=4)
     assert [seat.name for seat in room.match.seats] == ["ann", "cid", "dan", "eve"]
     assert room.match.handed_out == 0
@@ -177,7 +180,7 @@ def test_who_left_after_a_match_can_come_back_to_his_seat(version):
         room.roll_until_pot()
         room.hold()
     room.tell(room.match.leave("ann"))
-    room.tell(room.match.enter("ann", "anna", watching=False))
+    room.tell(room.match.enter("ann", "anna", RULES, watching=False))
     assert [seat.name for seat in room.match.seats] == ["anna", "bob"]
 
 
@@ -188,16 +191,16 @@ def test_who_left_after_a_match_can_come_back_to_his_seat(version):
 def test_only_the_player_whose_turn_it_is_can_move_and_only_during_a_match(version):
     room = Room(version)
     with pytest.raises(core.Refusal, match="no match is on"):
-        room.match.roll("ann")
+        room.match.roll("ann", RULES)
     room.begin()
     before = room.match.table(1.0)
     for move in (room.match.roll, room.match.hold):
         with pytest.raises(core.Refusal, match="it is the turn of ann"):
-            move("bob")
+            move("bob", RULES)
     with pytest.raises(core.Refusal, match="nothing in the pot"):
-        room.match.hold("ann")
+        room.match.hold("ann", RULES)
     with pytest.raises(core.Refusal, match="has begun"):
-        room.match.ready("bob", "seed", 20, 30.0)
+        room.match.ready("bob", "seed", RULES)
     assert room.match.table(1.0) == before
 
 

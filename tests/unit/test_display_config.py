@@ -239,13 +239,22 @@ def test_the_configuration_of_workers_is_told_of_each():
 
 
 def test_a_servers_configuration_is_told_at_length():
-    lines = config.served({"pid": 7, "modules": {"arena": ARENA | {"age": 150.0, "since": NOW}}})
+    module = ARENA | {"canary": {"version": 15, "share": 0.05}, "age": 150.0, "since": NOW, "away": True, "novel": [1]}
+    lines = config.served({"pid": 7, "modules": {"arena": module}})
     assert lines[0] == "arena"
-    assert "  pinned   11: 3, 12: 40" in lines
-    assert "  refused  version 14" in lines
-    assert "  age      2 min" in lines
-    assert lines[-1] == "    damage: no such key"
-    assert not [line for line in lines if "canary" in line], "what there is not is not shown"
+    assert lines[1].startswith("  running  12  since 2023-11-1")
+    assert lines[2:] == [
+        "  staged   13",
+        "  canary   15  for 5 % of the new sessions",
+        "  pinned   11: 3, 12: 40",
+        "  refused  14",
+        "  zone     eu-1",
+        "  heard    2 min ago; it is away",
+        "  cold     from its cache: the source has not answered yet",
+        "  novel    1",
+        "    damage: no such key",
+    ]
+    assert config.served({"modules": {"arena": {"running": 3}}}) == ["arena", "  running  3"]
     assert config.served({"modules": {}}) == ["this server declares no configuration"]
 
 

@@ -73,6 +73,7 @@ GARBAGE = {
     "no module": encoded("lookup", modules=[]),
     "many modules": encoded("lookup", modules=[f"m{number}" for number in range(65)]),
     "a module's name": encoded("lookup", modules=["../etc"]),
+    "a name with a line's end": encoded("lookup", modules=["arena\n"]),
     "a long name": encoded("lookup", modules=["a" * 65]),
     "a digest": encoded("want", module="arena", version=1, sha256="0" * 63),
     "a version": encoded("want", module="arena", version=-1, sha256=SHA),

@@ -1,0 +1,176 @@
+"""Scripts run limited, and nothing of them is left, whatever they do."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hotfd.errors import ConfigError
+from hotfd.publish import script as scripting
+from hotfd.publish import warden
+from hotfd.publish.compile import Script
+from hotfd.publish.programs import Deadline
+from hotfd.publish.script import Scripts
+
+SECRET = "hotfd-test-secret"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a script, and see that neither its directory nor a process or descriptor of it is left."""
+    monkeypatch.setattr(scripting.tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o711)  # when root runs the tests, the script is somebody else's
+    for above in tmp_path.parents[:2]:
+        above.chmod(above.stat().st_mode | 0o011)
+    notes = []
+
+    def go(text, current=None, *, seconds=60.0, allowed=True, beside=None):
+        files = {"instruction": text.encode(), **(beside or {})}
+        before = len(os.listdir("/proc/self/fd"))
+        try:
+            run_script = Scripts(allowed, Deadline(seconds), notes.append)
+            return run_script(Script("match", files, frozenset({"instruction"})), current or {})
+        finally:
+            assert len(os.listdir("/proc/self/fd")) == before
+            assert os.listdir(tmp_path) == []
+            assert processes_below(tmp_path) == []
+
+    go.notes = notes
+    return go
+
+
+def processes_below(directory):
+    """Return the processes whose working directory or command is in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                where = os.readlink(entry / "cwd")
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if where.startswith(str(directory)) or str(directory).encode() in command:
+                found.append((entry.name, command))
+    return found
+
+
+def test_a_script_makes_new_values_of_those_in_force(run):
+    text = "#!/usr/bin/python3\nimport json, sys\nv = json.load(sys.stdin)\nv['b'] = open('data').read()\nprint(json.dumps(v))"
+    assert run(text, {"a": 1}, beside={"data": b"beside"}) == {"a": 1, "b": "beside"}
+
+
+def test_a_script_has_little(run, monkeypatch):
+    monkeypatch.setenv("SECRET", SECRET)
+    values = run(
+        "#!/usr/bin/python3\n"
+        "import json, os, resource, socket\n"
+        "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)\n"
+        "print(json.dumps({'environment': sorted(os.environ), 'uid': os.getuid(), 'groups': os.getgroups(),\n"
+        "  'descriptors': len(os.listdir('/proc/self/fd')), 'privileges': status['NoNewPrivs'].strip(),\n"
+        "  'memory': resource.getrlimit(resource.RLIMIT_AS)[0], 'mode': os.stat('.').st_mode & 0o777,\n"
+        "  'interfaces': [name for _, name in socket.if_nameindex()]}))"
+    )
+    assert set(values["environment"]) <= {"LANG", "PATH", "LC_CTYPE"}
+    assert values["uid"] != 0
+    assert values["descriptors"] == 4, "three streams, and the listing"
+    assert values["privileges"] == "1"
+    assert values["memory"] == warden.MEMORY
+    assert values["mode"] == 0o700
+    if not run.notes:  # else it has said that the network could not be taken away
+        assert values["interfaces"] == ["lo"]
+
+
+def test_where_the_network_cannot_be_taken_away_the_script_runs_and_this_is_said(run, monkeypatch, tmp_path_factory):
+    # The warden is another process: it finds a program that stands for an unshare that is not permitted.
+    directory = tmp_path_factory.mktemp("fake")
+    module = directory / "run.py"
+    module.write_text(
+        "import sys\nfrom hotfd.publish import warden\nwarden.NAMESPACES = ('/bin/false',)\nsys.exit(warden.main())\n"
+    )
+    popen = scripting.subprocess.Popen
+
+    def started(command, **options):
+        return popen([command[0], "-I", str(module), *command[4:]], **options)
+
+    monkeypatch.setattr(scripting.subprocess, "Popen", started)
+    assert run("#!/bin/sh\nsetsid sleep 300 &\n(sleep 300 &)\necho '{\"a\": 1}'\n") == {"a": 1}
+    assert "could reach the network" in run.notes[0]
+    with pytest.raises(ConfigError, match="not done after"):
+        run("#!/bin/sh\nf() { sleep 300 | sleep 300 & f; }; f\n", seconds=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("#!/bin/sh\nexit 3", "ended with status 3"),
+        ("#!/bin/sh\nkill -SEGV $$", "ended by SIGSEGV"),
+        ("#!/bin/sh\necho out of luck >&2; exit 1", "ended with status 1; it says: out of luck"),
+        ("#!/bin/sh\nprintf '\\033[31mred' >&2; exit 1", r"it says: \?\[31mred"),
+        ("#!/bin/sh\necho garbage", r"what match/instruction prints:1:1: this is no JSON"),
+        ("#!/bin/sh\necho '[1]'", "expected a table"),
+        ("#!/bin/sh\n", "this is no JSON"),
+        ("#!/no/such/interpreter\n", "ended with status 127"),
+        ("#!/bin/sh\nyes", "printed more than 1048576 bytes"),
+        ("#!/usr/bin/python3\nx = bytearray(10**9)", "MemoryError"),
+        ("#!/bin/sh\nset -e\nhead -c 100000000 /dev/zero > big", "ended"),
+        ("#!/usr/bin/python3\nfor n in range(1000): open(f'f{n}', 'w'); files = globals().setdefault('l', []).append(open(f'f{n}'))", "Too many open files"),
+    ],
+)  # fmt: skip
+def test_a_script_that_fails_says_how(run, text, said):
+    with pytest.raises(ConfigError, match=said):
+        run(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#!/bin/sh\nwhile :; do :; done",
+        "#!/bin/sh\nsleep 300",
+        "#!/bin/sh\ntrap '' TERM INT HUP\nsetsid sleep 300 &\nwhile :; do sleep 300; done",
+        "#!/bin/sh\nf() { f | f & }; f; sleep 300",
+        "#!/bin/sh\nwhile :; do echo noise; done >&2",
+        "#!/bin/sh\nwhile :; do head -c 1000000 /dev/zero > file; done",
+    ],
+)
+def test_a_script_that_does_not_end_is_ended_with_all_that_it_has_started(run, text):
+    with pytest.raises(ConfigError, match="not done after 1.5 s"):
+        run(text, seconds=1.5)
+
+
+def test_what_a_script_leaves_behind_is_ended_and_removed(run):
+    text = "#!/bin/sh\nsetsid sleep 300 >/dev/null 2>&1 &\nmkdir -p a/b; touch a/b/c; chmod 0 a/b a .\necho '{}'\n"
+    assert run(text) == {}
+
+
+def test_a_script_dies_with_who_publishes(tmp_path):
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(directory.stat().st_mode | 0o055)
+    fifo.chmod(0o666)
+    child = os.fork()
+    if child == 0:
+        try:
+            text = f"#!/bin/sh\nexec 3>{fifo}\necho started >&3\nsetsid sleep 300 & sleep 300\n"
+            scripting.tempfile.tempdir = str(tmp_path)
+            Scripts(True, Deadline(), print)(Script("m", {"instruction": text.encode()}, frozenset({"instruction"})), {})
+        finally:
+            os._exit(1)
+    with open(fifo, encoding="ascii") as alive:
+        assert alive.readline() == "started\n"
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        assert alive.read() == "", "the end of the file: nobody has it open any more"
+
+
+def test_scripts_are_not_run_unless_that_is_allowed(run):
+    with pytest.raises(ConfigError, match="--allow-scripts"):
+        run("#!/bin/sh\necho '{}'", allowed=False)
+
+
+def test_a_script_has_no_more_time_than_who_publishes(run):
+    before = time.monotonic()
+    with pytest.raises(ConfigError, match="not done after 0.2 s"):
+        run("#!/bin/sh\nsleep 300", seconds=0.2)
+    assert time.monotonic() - before < 60

@@ -72,6 +72,8 @@ def parse(url: str) -> Address:
     Raises:
         ConfigError: it is none, or speaks without TLS to another host; the message says what to do.
     """
+    if "@" in url:  # not shown: there may be a password before it
+        raise ConfigError("an etcd:// URL has no users and passwords; give cert=FILE and key=FILE of a certificate")
     try:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
@@ -97,8 +99,6 @@ def parse(url: str) -> Address:
 
 
 def _endpoint(part: str) -> str:
-    if "@" in part:
-        raise ValueError("users and passwords are not offered; use certificates")
     place = urlsplit(f"//{part}")
     if not place.hostname or place.path or place.query:
         raise ValueError("a host is missing")

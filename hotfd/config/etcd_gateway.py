@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import random
 import ssl
 from contextlib import suppress
@@ -65,6 +66,9 @@ _ADVICE: Final = (
 )
 
 _JSON: Final = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+
+_GONE: Final = (aiohttp.ClientConnectorError, aiohttp.ClientResponseError)
+"""Nobody is there, or somebody who does not speak HTTP: waiting does not help."""
 
 _encoder = msgspec.json.Encoder()
 _trouble_decoder = msgspec.json.Decoder(Trouble, strict=False)
@@ -185,7 +189,7 @@ class Gateway:
                 headers = {**_JSON, "Grpc-Metadata-hasleader": "true"}
                 async with asyncio.timeout(REQUEST):
                     reply = await self._post(session, endpoint, "watch", _encoder.encode(body), headers)
-                async with reply:
+                try:
                     if reply.status != 200:
                         raise _elsewhere(reply.status, await _whole(reply.content))
                     async for line in _lines(reply.content):
@@ -194,6 +198,11 @@ class Gateway:
                             raise _Elsewhere(answer.error.message)
                         if answer.result is not None:
                             yield answer.result
+                finally:
+                    # At once: TLS would wait for a member's goodbye, and that one may be the reason to leave.
+                    if reply.connection is not None and reply.connection.transport is not None:
+                        reply.connection.transport.abort()
+                    reply.close()
         except (aiohttp.ClientError, OSError, _Elsewhere) as error:
             raise StoreError(f"{endpoint}: {self._explained(error)}") from None
 
@@ -246,7 +255,7 @@ class Gateway:
                 self.endpoint = self._endpoints[following % len(self._endpoints)]
             if isinstance(error, _Elsewhere):
                 raise
-            gone = isinstance(error, aiohttp.ClientConnectorError) or _is_about_tls(error)
+            gone = isinstance(error, _GONE) or _is_about_tls(error)
             raise _Elsewhere(self._explained(error), gone=gone) from None
         self.endpoint = endpoint
         return result
@@ -270,9 +279,15 @@ class Gateway:
         """Say what is wrong with a connection; certificates that may be old ones are read again for the next."""
         if isinstance(error, TimeoutError):
             return f"no answer within {REQUEST:g} s"
+        if isinstance(error, aiohttp.ClientResponseError):
+            return "what it answers is no HTTP"
         if not _is_about_tls(error):
             cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-            return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+            number = getattr(cause, "errno", None) or 0
+            if isinstance(cause, aiohttp.ServerDisconnectedError | ConnectionResetError):
+                other = "if it speaks TLS, give ca=FILE" if self._tls is None else "perhaps it does not speak TLS"
+                return f"it has closed the connection; {other}"
+            return os.strerror(number) if number > 0 else str(cause) or type(cause).__name__
         with suppress(ConfigError):  # half of a renewed pair, perhaps: the old ones are as good as before
             self._tls = self._address.context()
         return f"TLS fails ({_cause(error)}); {_ADVICE}"
@@ -336,8 +351,6 @@ def _elsewhere(status: int, content: bytes) -> _Elsewhere:
     trouble = _trouble(content)
     if trouble is not None:
         return _Elsewhere(trouble.message)
-    if b"HTTP request to an HTTPS server" in content:
-        return _Elsewhere(f"it speaks TLS; {_ADVICE}", gone=True)
     return _Elsewhere(f"HTTP status {status}, which is not etcd's gateway (etcd 3.4 or newer is needed)", gone=True)
 
 

@@ -99,10 +99,14 @@ class Doorbell:
         except ConfigError as error:
             log.event(logging.DEBUG, "config-watch-ended", endpoint=endpoint, detail=error)
         # Its end may be the end of a member: somebody should look, which finds another one.
-        await asyncio.sleep(started + PAUSE - asyncio.get_running_loop().time())
+        await _pause(started + PAUSE - asyncio.get_running_loop().time())
         self._rung.set()
 
     def _hear(self, result: WatchResult) -> None:
         for change in result.events:
             if change.kv.key in self._keys and change.kv.mod_revision > self._seen:
                 self._rung.set()
+
+
+async def _pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)

@@ -101,7 +101,7 @@ class Follower:
         self._expect()
 
     async def aclose(self) -> None:
-        """Stop, keep what is not kept yet, and let go of the source. Idempotent."""
+        """Stop, keep what is not kept yet, say that this server ends, and let go of the source. Idempotent."""
         for timer in (self._alarm, self._again):
             if timer is not None:
                 timer.cancel()
@@ -112,6 +112,7 @@ class Follower:
         if tasks:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._save_all(), SAVE_LIMIT)
+            await self.reporter.farewell()
         await self.source.aclose()
 
     # -- what the slots say ----------------------------------------------------------------------------

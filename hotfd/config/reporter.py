@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from hotfd import log
 from hotfd.config.store import EXPIRY, Acknowledgement
@@ -24,6 +27,9 @@ GAP: Final = 0.25
 
 REPORT_LIMIT: Final = 10.0
 """Seconds that a report may take: it is a line or two, and the next one says the same."""
+
+FAREWELL_LIMIT: Final = 1.0
+"""Seconds that the end of a server waits for its last report: nobody needs it to be right."""
 
 RETRY: Final = (1.0, 30.0)
 """Seconds to the next try after a report did not get through: at first, and at most; it doubles."""
@@ -57,6 +63,7 @@ class Reporter:
         self._due = asyncio.Event()
         self._heard = asyncio.Event()
         self._failing = False
+        self._told = False
         self.pinned: Callable[[], Mapping[str, Mapping[int, int]]] = dict
 
     def poke(self) -> None:
@@ -85,13 +92,22 @@ class Reporter:
             except Exception as error:  # noqa: BLE001 - a source that is broken must not end the reports for good
                 self._failed(type(error).__name__, error)
             else:
-                self._failing, pause = False, RETRY[0]
+                self._failing, self._told, pause = False, True, RETRY[0]
                 await asyncio.sleep(GAP)
                 await _within(self._due, EXPIRY / 3)
                 continue
             self._heard.clear()
             await _within(self._heard, pause)
             pause = min(2 * pause, RETRY[1])
+
+    async def farewell(self) -> None:
+        """Tell that this server ends, so that nobody waits for its reports; if that fails, it is soon seen anyway."""
+        if not self._told or self._failing:
+            return
+        reports = [msgspec.structs.replace(report, state="ended") for report in self.reports()]
+        with suppress(Exception):
+            async with asyncio.timeout(FAREWELL_LIMIT):
+                await self._source.report(reports)
 
     def _failed(self, reason: str, error: BaseException | None) -> None:
         if not self._failing:

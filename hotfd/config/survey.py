@@ -115,7 +115,7 @@ def _judged(head: Head | None, report: Acknowledgement, now: float) -> Server:
 def _standing(head: Head | None, report: Acknowledgement) -> Standing:
     if head is None:
         return "current"
-    if report.version != wanted(head, report.zone):
+    if report.sequence < head.sequence or report.version != wanted(head, report.zone):
         return "behind"
     return "refused" if report.state in {"refused", "quarantined"} else "current"
 

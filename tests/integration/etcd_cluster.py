@@ -76,7 +76,10 @@ class Member:
         self._command = command
 
     def start(self) -> None:
-        """Start it; it goes on with the data that it has."""
+        """Start it; it goes on with the data that it has.
+
+        To be called in the main thread: it ends with the thread that has started it (PR_SET_PDEATHSIG, prctl(2)).
+        """
         assert self.process is None
         with open(self._log, "ab") as file:
             # No environment of the test's: these processes are not the ones that the test must not leave behind.
@@ -180,7 +183,7 @@ class Cluster:
                     time.sleep(0.02)
 
     def mend(self) -> None:
-        """Start what was killed, and wait until all serve."""
+        """Start what was killed, and wait until all serve; in the main thread."""
         for member in self.members:
             if member.process is None:
                 member.start()

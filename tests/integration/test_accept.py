@@ -76,7 +76,9 @@ def test_a_client_in_the_accept_queue_is_served_by_the_new_process(tmp_path: Pat
             for client in waiting:
                 client.sendall(b"here\n")
             harness.kill(new, signal.SIGCONT)
-            assert handoff.report(0)["outcome"] == "completed"
+            report = handoff.report(0)
+            assert report["outcome"] == "completed"
+            assert report["connections"]["moved"] == 0, "the old process has accepted none of them"
             for client in waiting:
                 with client.makefile("rb") as reader:
                     assert reader.readline() == b"%d here\n" % new

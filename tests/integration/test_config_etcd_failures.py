@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
+import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from hotfd.config import etcd_gateway, rollout
+from hotfd.config import etcd_gateway
 from hotfd.config.etcd import EtcdStore
 from hotfd.errors import ConfigError, Conflict, StoreError
 from tests.integration.etcd_cluster import Certificates, Cluster, etcd_cluster
 from tests.integration.etcd_proxy import Held, Proxy, proxy
 from tests.integration.harness import PATIENCE
-from tests.unit.config_stores import LONG, SHORT, following, publish, publishing, sealed, until
+from tests.unit.config_stores import LONG, SHORT, following, publish, until
 
 Opener = Callable[..., EtcdStore]
 
@@ -173,7 +175,7 @@ async def test_without_a_majority_nothing_is_published_and_it_is_said_why(
         await publish(store, "game")
     assert all(member.url in str(caught.value) for member in cluster.members)
     monkeypatch.setattr(etcd_gateway, "OPERATION", PATIENCE)
-    await asyncio.to_thread(cluster.mend)
+    cluster.mend()
     assert (await publish(store, "game")).sequence == 2
 
 
@@ -262,6 +264,28 @@ async def test_a_watch_leaves_a_member_that_does_not_answer_looks_any_more(
             assert bad.requests == []
 
 
+class LastTransaction:
+    """Stands before each request of a store: calls somebody before the last transaction of a commit is sent."""
+
+    def __init__(self, store: EtcdStore, *calls: Callable[[], Awaitable[object]]) -> None:
+        self.sent = 0
+        self._calls = calls
+        self._ask = store._gateway._ask
+        store._gateway._ask = self  # type: ignore[method-assign,assignment]
+
+    async def __call__(self, endpoint: str, path: str, data: bytes, answer: type) -> object:
+        if path == "kv/txn" and b"heads" in b"".join(_decoded_keys(data, "success")) and b"request_put" in data:
+            if self.sent < len(self._calls):
+                await self._calls[self.sent]()
+            self.sent += 1
+        return await self._ask(endpoint, path, data, answer)
+
+
+def _decoded_keys(data: bytes, branch: str) -> list[bytes]:
+    operations = [next(iter(each.values())) for each in json.loads(data)[branch]]
+    return [base64.b64decode(each["key"]) for each in operations]
+
+
 class TestAnswersThatAreLost:
     """A proxy in front of the first member loses the answer to the last transaction of a commit."""
 
@@ -276,67 +300,72 @@ class TestAnswersThatAreLost:
         return opening(f"etcd://{way.host}:{way.port},{second.host}:{second.port}/{prefix}")
 
     async def test_a_commit_that_was_carried_out_is_not_carried_out_again(self, way: Proxy, store: EtcdStore) -> None:
-        first = await publish(store, "game")
-        way.lost["/v3/kv/txn"] = 1
-        promised = rollout.publish(first, sealed("game", 2), by="anna", canary=rollout.For(share=0.5))
-        head = await publish_without_release(store, way, promised)
+        async def lose() -> None:
+            way.lost["/v3/kv/txn"] = 1
+
+        last = LastTransaction(store, lose)
+        head = await publish(store, "game")
+        assert last.sent == 2
         assert await store.heads() == {"game": head}
-        assert [event.sequence for event in await store.history("game")] == [2, 1]
+        assert [event.sequence for event in await store.history("game")] == [1]
 
     async def test_it_has_succeeded_also_when_somebody_has_published_since(
         self, cluster: Cluster, opening: Opener, way: Proxy, store: EtcdStore, prefix: str
     ) -> None:
-        canary = await publish(store, "game", rollout.For(share=0.5))
-        transact, other = store._gateway._ask, opening(cluster.url(prefix))
-        asked = 0
+        other = opening(cluster.url(prefix))
 
-        async def overtaken(endpoint: str, path: str, *arguments: object) -> object:
-            nonlocal asked
-            if path == "kv/txn":
-                asked += 1
-                if asked == 2:
-                    way.lost["/v3/kv/txn"] = 1
-                if asked == 3:  # the same transaction, at the next member
-                    await publish(other, "game")
-            return await transact(endpoint, path, *arguments)  # type: ignore[arg-type]
+        async def lose() -> None:
+            way.lost["/v3/kv/txn"] = 1
 
-        store._gateway._ask = overtaken  # type: ignore[method-assign,assignment]
-        await store.commit([rollout.promote(canary, by="anna")])
-        assert asked == 3
-        assert [event.change for event in await other.history("game")] == ["published", "promoted", "canary"]
+        last = LastTransaction(store, lose, lambda: publish(other, "game", who="other"))
+        await publish(store, "game", who="first")
+        assert last.sent == 2
+        values = [(await other.release("game", version)).release.values for version in (1, 2)]
+        assert values == [{"who": "first"}, {"who": "other"}]
+        assert (await other.heads())["game"].last == 2
 
     async def test_one_that_arrives_after_its_repetition_changes_nothing(
         self, way: Proxy, store: EtcdStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(etcd_gateway, "REQUEST", QUICK)
-        canary = await publish(store, "game", rollout.For(share=0.5))
         held = Held()
-        asked = store._gateway._ask
 
-        async def holding(endpoint: str, path: str, data: bytes, *arguments: object) -> object:
-            if b'"success":[{"request_put"' in data:
-                way.held.setdefault("/v3/kv/txn", held) if not held.arrived.is_set() else None
-            return await asked(endpoint, path, data, *arguments)  # type: ignore[arg-type]
+        async def hold() -> None:
+            way.held["/v3/kv/txn"] = held
 
-        store._gateway._ask = holding  # type: ignore[method-assign,assignment]
-        await store.commit([rollout.promote(canary, by="anna")])
-        assert held.arrived.is_set()
+        last = LastTransaction(store, hold)
+        await publish(store, "game")
+        assert (last.sent, held.arrived.is_set()) == (2, True)
         head = await publish(store, "game")
         held.go.set()
         async with asyncio.timeout(PATIENCE):
             await held.done.wait()
         assert await store.heads() == {"game": head}
-        assert [event.sequence for event in await store.history("game")] == [3, 2, 1]
+        assert [event.sequence for event in await store.history("game")] == [2, 1]
 
-    async def test_somebody_elses_change_meanwhile_is_a_conflict_and_no_success(
-        self, cluster: Cluster, opening: Opener, way: Proxy, store: EtcdStore, prefix: str
+    async def test_one_that_was_lost_and_overtaken_by_somebody_else_is_a_conflict(
+        self,
+        cluster: Cluster,
+        opening: Opener,
+        way: Proxy,
+        store: EtcdStore,
+        prefix: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        canary = await publish(store, "game", rollout.For(share=0.5))
-        other = opening(cluster.url(prefix))
-        await other.commit([rollout.abort(canary, by="bob")])
+        monkeypatch.setattr(etcd_gateway, "REQUEST", QUICK)
+        other, held = opening(cluster.url(prefix)), Held()
+
+        async def hold() -> None:
+            way.held["/v3/kv/txn"] = held
+
+        LastTransaction(store, hold, lambda: publish(other, "game", who="other"))
         with pytest.raises(Conflict, match="game"):
-            await store.commit([rollout.promote(canary, by="anna")])
-        assert (await store.heads())["game"].change == "aborted"
+            await publish(store, "game", who="first")
+        held.go.set()
+        async with asyncio.timeout(PATIENCE):
+            await held.done.wait()
+        assert (await store.release("game", 1)).release.values == {"who": "other"}
+        assert (await store.heads())["game"].last == 1
 
 
 class TestTls:
@@ -374,12 +403,18 @@ class TestTls:
             await opening(narrow.url(prefix, f"ca={narrow.certificates.ca}&cert={cert}&key={key}")).heads()
 
     async def test_a_member_that_speaks_tls_is_told_from_one_that_does_not(
-        self, narrow: Cluster, cluster: Cluster, opening: Opener, prefix: str
+        self,
+        narrow: Cluster,
+        cluster: Cluster,
+        opening: Opener,
+        prefix: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         assert narrow.certificates is not None
-        with pytest.raises(StoreError, match="it speaks TLS"):
+        monkeypatch.setattr(etcd_gateway, "OPERATION", QUICK)
+        with pytest.raises(StoreError, match="if it speaks TLS, give ca=FILE"):
             await opening(narrow.url(prefix)).heads()
-        with pytest.raises(StoreError, match="TLS fails"):
+        with pytest.raises(StoreError, match="perhaps it does not speak TLS"):
             await opening(cluster.url(prefix, narrow.certificates.options())).heads()
 
     async def test_certificates_that_were_renewed_are_read_when_the_old_ones_fail(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pytest
 
 from hotfd.config import rollout
 from hotfd.config.release import Head, Release, Sealed, Values, seal
@@ -17,6 +15,8 @@ from hotfd.config.source import Identity
 from hotfd.errors import StoreError
 
 if TYPE_CHECKING:
+    import pytest
+
     from hotfd.config.rollout import For
     from hotfd.config.store import Acknowledgement
 
@@ -157,10 +157,3 @@ def events(caplog: pytest.LogCaptureFixture, *names: str) -> list[dict[str, Any]
     """Return the events of these names that were logged, in order, as fields."""
     found: Iterable[dict[str, Any]] = (record.__dict__.get("hotfd", {}) for record in caplog.records)
     return [fields for fields in found if fields.get("event") in names]
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture) -> Callable[..., list[dict[str, Any]]]:
-    """Return a function that returns logged events."""
-    caplog.set_level(logging.DEBUG, "hotfd")
-    return lambda *names: events(caplog, *names)

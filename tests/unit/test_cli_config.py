@@ -7,7 +7,10 @@ import json
 import os
 import pwd
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from hotfd.config.open import open_store
 from hotfd.config.store import Acknowledgement
 from hotfd.errors import Conflict, StoreError
 from tests.unit import config_reports
+from tests.unit.control_fakes import hear_control_c, serving
 
 ROOT = Path(__file__).parents[2]
 ANSI = "\x1b"
@@ -113,9 +117,6 @@ def test_a_misspelt_command_is_answered_with_the_one_that_was_meant():
 
 
 def test_no_command_loads_an_event_loop_before_it_runs():
-    import subprocess
-    import sys
-
     program = (
         "import importlib, sys; from hotfd.cli.config.group import COMMANDS\n"
         "for name in ('status', 'history', 'show', 'diff', 'rollback', 'promote', 'abort'):\n"
@@ -556,3 +557,102 @@ def test_waiting_ends_when_the_time_is_over(url):
     publish(url, {"a": 1})
     acknowledge(url, report(0, sequence=0))
     assert config("status", "--wait", "0.05")[0] == 1
+
+
+def test_control_c_ends_waiting_and_leaves_nothing_behind(url, tmp_path):
+    publish(url, {"a": 1})
+    acknowledge(url, report(0, sequence=0))
+    program = (
+        "import sys\n"
+        "from hotfd.cli.config import status\n"
+        "looked = status.look\n"
+        "async def look(store, modules):\n"
+        "    found = await looked(store, modules)\n"
+        "    print('looked', flush=True)\n"
+        "    return found\n"
+        "status.look = look\n"
+        "from hotfd.cli import main\n"
+        "main(['config', 'status', '--wait', '600'], prog_name='hotfd')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_control_c,
+    ) as waiting:
+        assert waiting.stdout.readline() == "looked\n"
+        waiting.send_signal(signal.SIGINT)
+        out, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, out.replace("looked\n", ""), err) == (130, "", "")
+
+
+# -- one server ------------------------------------------------------------------------------------
+
+MODULES = {"arena": {"running": 12, "zone": "eu", "pinned": {"12": 3}}}
+
+
+async def configured(request, emit):
+    return {"pid": os.getpid(), "generation": 1, "modules": MODULES}
+
+
+def test_one_server_is_shown_as_it_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv(STORE, "dir:/nowhere")  # for other commands; it is not looked at
+    with serving(tmp_path / "run", {"config": configured}):
+        code, out, _ = config("status", "--pid", os.getpid())
+        assert (code, out.splitlines()) == (0, ["arena", "  running  12", "  pinned   12: 3", "  zone     eu"])
+        assert json.loads(config("status", "--pid", os.getpid(), "--json")[1])["modules"] == MODULES
+        metrics = config("status", "--pid", os.getpid(), "--metrics")[1]
+    assert 'hotfd_config_running_version{module="arena",zone="eu"} 12' in metrics.splitlines()
+
+
+def test_a_server_of_an_earlier_release_says_that_it_has_no_such_instruction(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
+    with serving(tmp_path / "run", {}):
+        code, _, err = config("status", "--pid", os.getpid())
+    assert code == 1
+    assert "unknown-instruction" in err
+
+
+def test_a_supervisors_workers_are_shown_one_after_the_other_and_have_no_common_metrics(tmp_path, monkeypatch):
+    async def each(request, emit):
+        return {"workers": [{"worker": n, "pid": n, "result": {"modules": {"arena": {"running": n}}}} for n in (1, 2)]}
+
+    monkeypatch.setenv("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
+    with serving(tmp_path / "run", {"config": each}):
+        lines = config("status", "--pid", os.getpid())[1].splitlines()
+        metrics = config("status", "--pid", os.getpid(), "--metrics")
+    assert lines == [
+        "worker 1, process 1",
+        "  arena",
+        "    running  1",
+        "worker 2, process 2",
+        "  arena",
+        "    running  2",
+    ]
+    assert metrics[0] == 2
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_one_session_is_asked_for_and_its_absence_is_an_exit_status(tmp_path, monkeypatch, workers):
+    asked = []
+
+    async def sessions(request, emit):
+        asked.append(request)
+        found = [{"id": "s-1", "connections": 1, "config": {"arena": 12}}] if request.get("session") == "s-1" else []
+        answer = {"total": 5, "busy": 0, "sessions": found}
+        return (
+            {"workers": [{"worker": 1, "pid": 1, "result": answer}, {"worker": 2, "error": {}}]} if workers else answer
+        )
+
+    monkeypatch.setenv("HOTFD_RUNTIME_DIR", str(tmp_path / "run"))
+    with serving(tmp_path / "run", {"sessions": sessions}):
+        code, out, _ = hotfd("sessions", "--pid", os.getpid(), "--session", "s-1")
+        missing = hotfd("sessions", "--pid", os.getpid(), "--session", "s-9")
+        hotfd("sessions", "--pid", os.getpid())
+    assert code == 0
+    assert "arena 12" in out
+    assert missing[:2] == (1, "")
+    assert "there is no session 's-9'" in missing[2]
+    assert [request.get("session") for request in asked] == ["s-1", "s-9", None]

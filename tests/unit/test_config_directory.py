@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -293,12 +294,40 @@ def test_a_commit_waits_for_another_one(store: DirectoryStore, place: Path) -> N
     assert "chat" in store.read_heads()
 
 
-def test_a_lock_that_somebody_has_removed_is_no_lock(store: DirectoryStore, place: Path) -> None:
-    with StoreDirectory.open(str(place)) as directory, directory.locked():
+def test_a_lock_that_is_removed_while_somebody_waits_for_it_is_no_lock(
+    store: DirectoryStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gets it must look whether it still is the one that all others see."""
+    waited_for: set[int] = set()
+    entered, flock = threading.Event(), fcntl.flock
+
+    def noted(descriptor: int, operation: int) -> None:
+        try:
+            flock(descriptor, operation)
+        except BlockingIOError:
+            waited_for.add(os.fstat(descriptor).st_ino)
+            raise
+
+    def wait() -> None:
+        with StoreDirectory.open(str(place)) as directory, directory.locked(60):
+            entered.set()
+
+    monkeypatch.setattr(fcntl, "flock", noted)
+    waiter = threading.Thread(target=wait)
+    first, second = StoreDirectory.open(str(place)), StoreDirectory.open(str(place))
+    with first, second, contextlib.ExitStack() as held:
+        held.enter_context(first.locked())
+        waiter.start()
+        while not waited_for:
+            time.sleep(0.001)
         (place / "lock").unlink()
-        with StoreDirectory.open(str(place)) as other, other.locked(0.05):
-            pass  # a new one: whoever removes the file must know what he does
-    store.write([publishing(None, "chat")])
+        with second.locked():
+            held.close()
+            while len(waited_for) < 2 and not entered.is_set():
+                time.sleep(0.001)
+            assert not entered.is_set(), "two hold the lock"
+    waiter.join()
+    assert entered.is_set()
 
 
 # -- damage --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from hotfd.config.follow import Follower
 from hotfd.config.rollout import For
 from hotfd.config.slots import Slots
 from hotfd.errors import ConfigError, StoreError
-from tests.unit.config_support import FUSE, ME, FakeSource, Rules, Shelf, Shop, logged
+from tests.unit.config_support import FUSE, ME, FakeSource, Rules, Shelf, Shop, events
 from tests.unit.wire_support import on_each_loop
 
 Logged = Callable[..., list[dict[str, Any]]]
@@ -32,6 +33,12 @@ def shelf() -> Shelf:
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache("play", "fake:", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Logged:
+    caplog.set_level(logging.DEBUG, "hotfd")
+    return lambda *names: events(caplog, *names)
 
 
 class Rig:
@@ -154,7 +161,9 @@ async def test_all_modules_of_an_update_are_staged_in_one_step(shelf: Shelf, cac
 
 async def test_a_release_is_checked_in_a_thread_of_its_own(shelf: Shelf, cache: Cache) -> None:
     threads: list[str] = []
-    async with following(shelf, cache, arena(check=lambda value: threads.append(threading.current_thread().name))) as rig:
+    async with following(
+        shelf, cache, arena(check=lambda value: threads.append(threading.current_thread().name))
+    ) as rig:
         shelf.publish("arena", size=1)
         await rig.hear()
     assert len(threads) == 1
@@ -658,3 +667,29 @@ async def test_a_report_that_does_not_get_through_holds_up_nothing_and_its_news_
         await rig.source.told(lambda report: (report.state, report.version) == ("running", 1))
     assert len(logged("config-report-failed")) == 1
 
+
+async def test_a_server_that_ends_says_so(shelf: Shelf, cache: Cache) -> None:
+    shelf.publish("arena", size=1)
+    async with following(shelf, cache) as rig:
+        await rig.hear()
+        await rig.source.told(lambda report: True)
+        assert all(report.state != "ended" for report in rig.source.reports)
+    assert rig.source.reports[-1].state == "ended"
+
+
+@pytest.mark.parametrize("failure", ["raises", "hangs"])
+async def test_a_source_that_cannot_be_told_of_the_end_does_not_keep_a_server_from_it(
+    shelf: Shelf, cache: Cache, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    monkeypatch.setattr(reporter, "FAREWELL_LIMIT", 0.05)
+    shelf.publish("arena", size=1)
+    async with following(shelf, cache) as rig:
+        await rig.hear()
+        await rig.source.told(lambda report: True)
+
+        async def fail(reports: Any) -> None:
+            if failure == "hangs":
+                await asyncio.Event().wait()
+            raise RuntimeError("broken")
+
+        rig.source.report = fail  # type: ignore[method-assign]

@@ -62,7 +62,7 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(suffix, data):
         ("m/config.json", '{"a": 1,\n "b": }', "m/config.json:2:7: this is no JSON: expecting value"),
         ("m/config.yaml", "a: 1\nb: [1, 2\n", "m/config.yaml:3:1: this is no YAML"),
         ("config.toml", "a = 1\na = 2\n", "annot overwrite"),
-        ("config.json", '{"a": {"x": 1, "x": 2}}', "the key \"x\" is there twice"),
+        ("config.json", '{"a": {"x": 1, "x": 2}}', 'the key "x" is there twice'),
         ("config.yaml", "a:\n  x: 1\n  x: 2\n", "config.yaml:3:3: this is no YAML: the key 'x' is there twice"),
         ("config.yaml", "a: &a {x: 1}\nb: {<<: *a}\n", "merge keys"),
         ("config.yaml", "a: 1\n---\nb: 2\n", "another document"),

@@ -33,7 +33,9 @@ def test_dotted_keys_are_those_of_toml(text, keys):
     assert dotted.parse(text) == keys
 
 
-@pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", "a b", 'a."b', "a = 1 #", 'a."\\q"', "a\nb", "ä", "a" * 2000])
+@pytest.mark.parametrize(
+    "text", ["", ".", "a.", ".a", "a..b", "a b", 'a."b', "a = 1 #", 'a."\\q"', "a\nb", "ä", "a" * 2000]
+)
 def test_what_is_no_dotted_key_is_refused(text):
     with pytest.raises(ConfigError):
         dotted.parse(text)

@@ -272,7 +272,7 @@ async def test_a_rewritten_history_is_refused_until_somebody_accepts_it(shop):
     shop.history.rewrite(1)
     shop.history.commit_files(match="a = 3")
     shop.history.commit_files(match="a = 4")
-    with pytest.raises(ConfigError, match="release 1 was made from r2, which is no ancestor of n3; .* --rewritten"):
+    with pytest.raises(ConfigError, match=r"release 1 was made from r2, which is no ancestor of n3; .* --rewritten"):
         await shop.publish()
     assert await shop.publish(rewritten=True) == [("match", 2)], "the newest alone"
     assert await shop.values() == {"a": 4}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -102,10 +104,8 @@ def test_an_address_that_is_none_is_not_taken(address: str) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_break_the_reading(data: bytes) -> None:
     for read in (push.read_request, push.read_answer):
-        try:
+        with suppress(PushRefused):
             read(data)  # type: ignore[operator]
-        except PushRefused:
-            pass
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(1, 30), min_size=1, max_size=20))
@@ -129,11 +129,11 @@ def test_a_frame_that_is_too_large_is_refused_by_its_length_alone() -> None:
 
 def test_a_report_is_cut_to_its_limits() -> None:
     faults = tuple(f"{number:4} " + "é" * 500 for number in range(300))
-    pinned = {version: 1 for version in range(1000)}
+    pinned = dict.fromkeys(range(1000), 1)
     small = push.bounded(report(faults=faults, pinned=pinned))
     assert small.faults == faults[: len(small.faults)]
     assert 10 <= len(small.faults) <= 16
-    assert small.pinned == {version: 1 for version in range(744, 1000)}
+    assert small.pinned == dict.fromkeys(range(744, 1000), 1)
     assert push.bounded(small) == small
 
 

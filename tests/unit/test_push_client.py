@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hotfd.config import client, link, push
 from hotfd.config.client import ServersSource
 from hotfd.config.open import open_source
-from hotfd.config.release import Head
-from hotfd.config.source import Identity
 from hotfd.errors import ConfigError
+from tests.unit.push_following import FUSE, WHO, Following, following_url
 from tests.unit.push_heads import head, report, sealed
 
-FUSE = 30.0
-"""Seconds after which a test that waits has failed; nothing is measured with it."""
+if TYPE_CHECKING:
+    from hotfd.config.release import Head
 
 INTERVAL = 1.0
-
-WHO = Identity("s1", "games", "eu", "host", 7, 1)
 
 
 @dataclass(eq=False)
@@ -40,13 +38,15 @@ class Visit:
             self.writer.write(push.frame(answer))
 
     def welcome(self, identity: str, *heads: Head, modules: tuple[str, ...] = ("arena",)) -> None:
-        self.say(push.Welcome(identity, modules, INTERVAL), push.Digest(heads))
+        self.say(push.Welcome(identity, modules, FUSE), push.Digest(heads))
 
     async def hear(self) -> push.Request | None:
         """Return the next message; None at the end."""
         try:
             async with asyncio.timeout(FUSE):
-                return push.read_request(await self.reader.readexactly(int.from_bytes(await self.reader.readexactly(4))))
+                return push.read_request(
+                    await self.reader.readexactly(int.from_bytes(await self.reader.readexactly(4)))
+                )
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -79,7 +79,7 @@ class Fake:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Fake]:
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
         finally:
@@ -89,54 +89,9 @@ class Fake:
             await asyncio.gather(*(visit.writer.wait_closed() for visit in self._open), return_exceptions=True)
 
 
-class Following:
-    """A source that is followed, and what it has said."""
-
-    def __init__(self, source: ServersSource) -> None:
-        self.source = source
-        self._heads: asyncio.Queue[dict[str, Head]] = asyncio.Queue()
-
-    async def heads(self) -> dict[str, Head]:
-        """Return the next heads."""
-        async with asyncio.timeout(FUSE):
-            return await self._heads.get()
-
-    async def becomes(self, *wanted: Head) -> None:
-        """Wait until these are the heads."""
-        while await self.heads() != {one.module: one for one in wanted}:
-            pass
-
-    async def run(self, modules: tuple[str, ...]) -> None:
-        async for heads in self.source.heads(modules):
-            self._heads.put_nowait(heads)
-
-    @property
-    def silent(self) -> bool:
-        return self._heads.empty()
-
-
-@asynccontextmanager
-async def following(*fakes: Fake, modules: tuple[str, ...] = ("arena",)) -> AsyncIterator[Following]:
-    """Follow a source that begins with these servers; see that it leaves no task over."""
-    source = ServersSource("hotfd://" + ",".join(fake.address for fake in fakes), WHO, INTERVAL)
-    found = Following(source)
-    task = asyncio.create_task(found.run(modules))
-    try:
-        yield found
-        assert not task.done(), "it follows until it is told to stop"
-    finally:
-        await source.aclose()
-        async with asyncio.timeout(FUSE):
-            with pytest.raises(ConfigError, match="closed"):
-                await task
-        left = {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("config-")}
-        assert left == set()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for a second who may wait for less."""
-    monkeypatch.setattr(link, "LEAST_SILENCE", 0.1)
+def following(*fakes: Fake, modules: tuple[str, ...] = ("arena",)) -> AbstractAsyncContextManager[Following]:
+    """Follow a source that begins with these servers."""
+    return following_url("hotfd://" + ",".join(fake.address for fake in fakes), INTERVAL, modules, WHO)
 
 
 # -- what it follows -------------------------------------------------------------------------------
@@ -170,7 +125,7 @@ async def test_nothing_is_said_of_the_heads_before_each_module_was_spoken_of() -
         first, second = await one.visit(), await two.visit()
         first.welcome("one", head("arena"))
         first.say(push.Addresses({}))
-        second.say(push.Welcome("two", ("chat",), INTERVAL))
+        second.say(push.Welcome("two", ("chat",), FUSE))
         assert follower.silent
         second.say(push.Digest(()))
         assert await follower.heads() == {"arena": head("arena")}
@@ -213,7 +168,8 @@ async def test_a_server_that_has_gone_is_followed_by_another_at_once() -> None:
         await follower.becomes(head(sequence=2))
 
 
-async def test_a_server_that_falls_silent_is_given_up() -> None:
+async def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "LEAST_SILENCE", 0.1)
     async with Fake().running() as fake, following(fake) as follower:
         visit = await fake.visit()
         visit.say(push.Welcome("a", ("arena",), 0.05), push.Digest((head(),)))
@@ -417,7 +373,8 @@ async def test_a_schema_that_is_too_large_is_kept_back_and_logged(caplog: pytest
     assert "config-schema-too-large" in caplog.text
 
 
-async def test_the_servers_are_asked_again_and_again_who_serves_the_modules() -> None:
+async def test_the_servers_are_asked_again_and_again_who_serves_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "LEAST_SILENCE", FUSE)
     async with Fake().running() as fake, following(fake) as follower:
         visit = await fake.visit()
         visit.say(push.Welcome("a", ("arena",), 0.02), push.Digest((head(),)))

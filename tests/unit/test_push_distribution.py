@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from hotfd.config import push
 from hotfd.config.link import Key
-from hotfd.config.release import Head
 from hotfd.distribution import knowledge as knowledge_module
 from hotfd.distribution.knowledge import Knowledge, named
 from hotfd.distribution.rota import Rota
@@ -19,6 +19,9 @@ from hotfd.distribution.subscriber import BURST, RATE, Subscriber
 from hotfd.errors import ConfigError, PushRefused
 from hotfd.state import Codec
 from tests.unit.push_heads import head, report, sealed, subscribe
+
+if TYPE_CHECKING:
+    from hotfd.config.release import Head
 
 SHA = "0" * 64
 INTERVAL = 3.0
@@ -43,7 +46,7 @@ def test_each_subscriber_is_due_within_every_interval_and_never_all_at_once() ->
         most = max(most, len(due))
         for who in due:
             times[who].append(tick * 0.05)
-    gaps = [after - before for seen in times.values() for before, after in zip(seen, seen[1:], strict=False)]
+    gaps = [after - before for seen in times.values() for before, after in itertools.pairwise(seen)]
     assert max(gaps) <= INTERVAL + 0.05
     assert min(len(seen) for seen in times.values()) >= 6
     assert most < 500 / 10, "they are spread over the interval"

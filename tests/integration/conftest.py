@@ -17,6 +17,7 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     directory.mkdir(mode=0o700)
     monkeypatch.setenv("HOTFD_RUNTIME_DIR", str(directory))
     monkeypatch.setenv("HOTFD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOTFD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     before = harness.descriptors()
     yield directory

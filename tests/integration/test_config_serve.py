@@ -19,7 +19,6 @@ from tests.integration.config_serving import (
     eventually,
     raw,
     resident,
-    sequences,
     subscription,
     url_of,
 )
@@ -75,7 +74,7 @@ async def test_one_publish_reaches_the_subscribers_of_all_servers_and_what_they_
         async with following_url(url_of(two)) as follower:
             await follower.source.report([report_of(2)])
             await follower.source.declare({"arena": ("id-1", b"{}")})
-            await eventually(lambda: store.acknowledgements("arena"), [report_of(2)] and await reported(store, 2))
+            assert [one.server for one in await reported(store, 2)] == ["s1"]
             await eventually(lambda: store.schemas("arena"), {"id-1": b"{}"})
             await publish_to(store, {"size": 3}, canary=rollout.For(share=0.5))
             await follower.source.report([report_of(3, "refused")])
@@ -131,6 +130,7 @@ async def test_when_a_server_is_killed_its_subscribers_hear_from_the_other_and_i
             await eventually(lambda: store.addresses("arena"), [f"127.0.0.1:{two.port}"])
     await eventually(lambda: store.addresses("arena"), [])
     await store.aclose()
+    harness.hotfd("ps")  # removes the socket file that was left by who was killed
 
 
 async def test_subscribers_stay_connected_while_their_server_is_replaced(tmp_path: Path, path: Path) -> None:
@@ -174,7 +174,7 @@ async def test_a_server_serves_on_while_its_store_is_away_and_a_new_one_that_kno
 
             # A new process that could say nothing is given nothing.
             report = await asyncio.to_thread(one.handoff, "--deadline", "30", expect=1)
-            assert (report["outcome"], report["reason"]) == ("refused", "not-ready") or report["reason"] == "not-ready"
+            assert report["reason"].startswith("unhealthy")
             for _ in range(3):
                 assert await follower.heads() == heads
 
@@ -299,7 +299,3 @@ def test_sigterm_ends_a_server_with_subscribers_in_order(tmp_path: Path, path: P
     with configuration(tmp_path, path) as service:
         harness.kill(service.pid, signal.SIGTERM)
         assert service.process.wait(harness.PATIENCE) == 0
-
-
-def test_the_digests_of_a_module_name_it() -> None:
-    assert sequences(push.Digest(())) == []

@@ -81,7 +81,7 @@ HEADER = {"header": {"revision": "7"}}
 
 @asynccontextmanager
 async def member(answer: Callable[[str, dict[str, object]], Reply]) -> AsyncIterator[str]:
-    """Run what answers requests as it likes; yields where it is."""
+    """Run what answers requests, by their heads and bodies, as it likes; yields where it is."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -94,7 +94,7 @@ async def member(answer: Callable[[str, dict[str, object]], Reply]) -> AsyncIter
                     int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
                 )
                 body = json.loads(await reader.readexactly(size))
-                reply = answer(head.split()[1].decode(), body)
+                reply = answer(head.decode(), body)
                 if reply is None:
                     await asyncio.Event().wait()
                     return
@@ -275,6 +275,21 @@ class TestWatches:
             async with aclosing(gateway.watch(gateway.endpoint, b"h/", b"h0", 8)) as results:
                 with pytest.raises(StoreError, match=said):
                     await anext(results)
+
+    async def test_a_watch_asks_to_be_ended_when_there_is_no_leader(self, gateway_to: Callable[..., Gateway]) -> None:
+        asked: list[tuple[str, dict[str, object]]] = []
+
+        def ends(head: str, body: dict[str, object]) -> Reply:
+            asked.append((head, body))
+            return 200, []
+
+        async with member(ends) as place:
+            gateway = gateway_to(place)
+            assert [each async for each in gateway.watch(gateway.endpoint, b"h/", b"h0", 8)] == []
+        ((head, body),) = asked
+        assert head.startswith("POST /v3/watch ")
+        assert "grpc-metadata-hasleader: true" in head.lower()
+        assert body == {"create_request": {"key": "aC8=", "range_end": "aDA=", "start_revision": 8}}
 
     async def test_watches_that_end_at_once_do_not_make_a_reader_go_round_in_circles(
         self, gateway_to: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch

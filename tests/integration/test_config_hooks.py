@@ -1,0 +1,304 @@
+"""Hooks of real repositories: what is bad is refused before it is committed, what is good is published after that, and
+nobody is held up."""
+
+import asyncio
+import fcntl
+import os
+import shlex
+import socket
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from tests.integration.harness import becomes, kill, wait_gone
+from tests.integration.repositories import KEEP, Git, Svn, config, good, in_force, needs_svn, run
+
+KINDS = ["bare", "working", pytest.param("svn", marks=needs_svn)]
+
+
+def workers(where):
+    """Return the processes that publish from a repository."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+            except OSError:
+                continue
+            if b"hotfd.publish" in words and b"work" in words and f"--repository={where}".encode() in words:
+                found.append(int(entry))
+    return found
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Make repositories, and end what still publishes from them."""
+    repositories = []
+
+    def make(kind, directory=tmp_path):
+        repository = Svn(directory) if kind == "svn" else Git(directory, bare=kind == "bare")
+        repositories.append(repository)
+        return repository
+
+    yield make
+    for repository in repositories:
+        for pid in workers(repository.where):
+            kill(pid)
+            wait_gone(pid)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "store"
+
+
+def hook(repository, store, *options):
+    url = store if isinstance(store, str) else f"dir:{store}"
+    return config("hook", repository.kind, repository.where, "--store", url, *options)
+
+
+def install(repository, store, *options):
+    done = hook(repository, store, *options)
+    assert done.status == 0, done.err
+    return done.out
+
+
+def published(store, module="match"):
+    """Return what is in force in a store, None for nothing."""
+    try:
+        return asyncio.run(in_force(store, module))
+    except Exception:
+        return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_bad_is_refused_and_what_is_good_is_published(made, store, kind):
+    repository = made(kind)
+    install(repository, store)
+    repository.commit({"match/config.toml": "hp = 10"})
+    becomes(lambda: published(store), (1, {"hp": 10}))
+    before = repository.newest()
+    done = repository.try_commit({"match/config.toml": "hp = = 11", "match/zones/eu.json": "{"})
+    assert done.status != 0
+    assert "match/config.toml:1:6: this is no TOML" in done.err
+    assert "match/zones/eu.json:1:2: this is no JSON" in done.err
+    assert repository.newest() == before
+    assert published(store) == (1, {"hp": 10})
+    repository.commit({"match/config.toml": "hp = 12", "match/zones/eu.json": '{"hp": 13}'})
+    becomes(lambda: published(store), (2, {"hp": 12}))
+    becomes(lambda: workers(repository.where), [])
+    assert not (repository.spool / "pending").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_commit_does_not_wait_for_a_store_and_is_published_when_there_is_one(made, store, kind):
+    repository = made(kind)
+    install(repository, store)
+    repository.commit({"match/config.toml": "hp = 10"})
+    becomes(lambda: published(store), (1, {"hp": 10}))
+    with open(store / "lock", "r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Who commits comes back while the store is still held: this would never return otherwise.
+        done = repository.try_commit({"match/instruction.toml": KEEP + "sword = 1"})
+        if kind != "svn":  # which tells of a hook after the commit with a status of its own
+            assert done.status == 0
+        assert "it is being published" in done.err
+        assert published(store) == (1, {"hp": 10})
+        assert (repository.spool / "pending").exists()
+    becomes(lambda: published(store), (2, {"hp": 10, "sword": 1}))
+    becomes(lambda: workers(repository.where), [])
+    assert not (repository.spool / "pending").exists()
+
+
+@contextmanager
+def silent():
+    """Give the URL of a store that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"etcd://127.0.0.1:{listener.getsockname()[1]}/config"
+
+
+@pytest.mark.parametrize("kind", ["bare", pytest.param("svn", marks=needs_svn)])
+def test_with_a_store_that_never_answers_what_can_be_checked_is_checked(made, store, kind):
+    pytest.importorskip("aiohttp", reason="the store that never answers is an etcd one")
+    repository = made(kind)
+    with silent() as url:
+        install(repository, url)
+        bad = repository.try_commit({"match/config.toml": "hp = = 10"})
+        assert bad.status != 0
+        assert "match/config.toml:1:6: this is no TOML" in bad.err
+        assert "checked as far as that is possible without the store" in bad.err
+        if kind == "bare":
+            repository.git("update-ref", "-d", "HEAD")
+        done = repository.try_commit({"match/config.toml": "hp = 10"})
+        assert ("rejected" in done.err, "failed" in done.err and kind == "bare") == (False, False)
+        assert (repository.spool / "pending").exists()
+        [worker] = workers(repository.where)
+        kill(worker)
+        wait_gone(worker)
+    if kind == "svn":
+        good("svn", "update", "-q", cwd=repository.files)
+    # What a worker that was killed has left is published by the next one.
+    install(repository, store)
+    repository.commit({"match/instruction.toml": KEEP + "sword = 1", "shop/config.toml": "tax = 1"})
+    becomes(lambda: published(store, "shop"), (1, {"tax": 1}))
+    becomes(lambda: (repository.spool / "pending").exists(), False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_commits_sees_why_the_store_takes_nothing_and_it_is_tried_again(made, store, kind):
+    repository = made(kind)
+    store.write_text("a file where a directory should be")
+    install(repository, store)
+    done = repository.try_commit({"match/config.toml": "hp = 10"})
+    assert "the store cannot be asked now" in done.err or kind == "svn", "svn shows nothing of a hook that lets pass"
+    assert ("not published yet" in done.err and str(store) in done.err) or "it is being published" in done.err
+    assert repository.newest() not in {"", "r0"}
+    store.unlink()
+    becomes(lambda: published(store), (1, {"hp": 10}))
+
+
+@pytest.mark.parametrize("kind", ["bare", pytest.param("svn", marks=needs_svn)])
+def test_what_is_refused_after_it_was_committed_is_shown_to_who_commits_next(made, store, kind):
+    repository = made(kind)
+    install(repository, store)
+    before = repository.where / "hooks" / ("pre-commit" if kind == "svn" else "pre-receive")
+    text = before.read_text()
+    before.unlink()
+    repository.try_commit({"match/config.toml": "hp = = 10"})
+    if kind == "svn":
+        good("svn", "update", "-q", cwd=repository.files)
+    becomes(lambda: (repository.spool / "pending").exists(), False)
+    assert "match/config.toml:1:6" in (repository.spool / "refused").read_text()
+    assert "hp" not in (repository.spool / "log").read_text(), "values are in no log"
+    before.write_text(text)
+    before.chmod(0o755)
+    done = repository.try_commit({"match/config.toml": "hp = 10"})
+    assert "what was committed before was refused" in done.err
+    assert "match/config.toml:1:6: this is no TOML" in done.err
+    becomes(lambda: published(store), (1, {"hp": 10}))
+    becomes(lambda: (repository.spool / "refused").exists(), False)
+
+
+def test_only_the_branch_that_is_published_is_looked_at(made, store):
+    repository = made("bare")
+    install(repository, store)
+    repository.commit({"match/config.toml": "hp = 10"})
+    becomes(lambda: published(store), (1, {"hp": 10}))
+    repository.git("checkout", "-q", "-b", "draft")
+    repository.git("config", "push.default", "current")
+    (repository.files / "match" / "config.toml").write_text("hp = = 11")
+    repository.git("commit", "-q", "-a", "-m", "broken")
+    assert run("git", "-C", repository.files, "push", "origin", "HEAD:draft").status == 0
+    refused = run("git", "-C", repository.files, "push", "origin", "HEAD:main")
+    assert (refused.status, "this is no TOML" in refused.err) == (1, True)
+    good("git", "--git-dir", repository.where, "config", "receive.denyDeleteCurrent", "ignore")
+    removed = run("git", "-C", repository.files, "push", "origin", ":main")
+    assert (removed.status, "stays in force" in removed.err) == (0, True)
+    assert published(store) == (1, {"hp": 10})
+
+
+def test_a_forced_push_is_refused_until_it_is_accepted(made, store):
+    repository = made("bare")
+    install(repository, store)
+    repository.commit({"match/config.toml": "hp = 10"})
+    old = repository.commit({"match/config.toml": "hp = 11"})
+    becomes(lambda: published(store), (2, {"hp": 11}))
+    repository.forget_last()
+    (repository.files / "match" / "config.toml").write_text("hp = 12")
+    repository.git("commit", "-q", "-a", "-m", "another")
+    new = repository.git("rev-parse", "HEAD")
+    refused = repository.push("--force")
+    assert refused.status == 1
+    assert f"was rewritten: release 2 was made from {old[:12]}, which is no ancestor of {new[:12]}" in refused.err
+    assert (repository.newest(), published(store)) == (old, (2, {"hp": 11}))
+    accepted = repository.push("--force", "--push-option=hotfd-rewritten")
+    assert accepted.status == 0, accepted.err
+    becomes(lambda: published(store), (3, {"hp": 12}))
+
+
+def test_a_rewritten_branch_is_refused_also_where_nothing_was_published_of_it(made, store):
+    repository = made("bare")
+    repository.commit({"README": "one"})
+    repository.commit({"README": "two"})
+    install(repository, store)
+    repository.forget_last()
+    (repository.files / "README").write_text("three")
+    repository.git("commit", "-q", "-a", "-m", "another")
+    refused = repository.push("--force")
+    assert (refused.status, "branch main was rewritten" in refused.err) == (1, True)
+
+
+@pytest.mark.parametrize("kind", ["bare", pytest.param("svn", marks=needs_svn)])
+def test_a_file_of_fifty_megabytes_and_a_script_that_does_not_end_are_refused(made, store, kind):
+    repository = made(kind)
+    install(repository, store, "--allow-scripts")
+    loops = "#!/bin/sh\nwhile :; do sleep 1; done\n"
+    done = repository.try_commit({"match/instruction": loops, "shop/config.json": b"x" * 50_000_000})
+    assert done.status != 0
+    assert "shop/config.json: the file has 50000000 bytes" in done.err
+    assert "match/instruction: the script was not done after" in done.err
+    assert published(store) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hooks_of_others_are_left_alone_and_own_ones_can_be_removed(made, store, kind, tmp_path):
+    directory = tmp_path / 'it\'s a "place"'
+    directory.mkdir()
+    repository = made(kind, directory)
+    hooks = (repository.where / ".git" if kind == "working" else repository.where) / "hooks"
+    first, second = ("pre-receive", "post-receive") if kind == "bare" else ("pre-commit", "post-commit")
+    hooks.mkdir(exist_ok=True)
+    (hooks / second).write_text("#!/bin/sh\nexit 0\n")
+    (hooks / second).chmod(0o755)
+    refused = hook(repository, store)
+    assert refused.status == 1
+    assert str(hooks / second) in refused.err
+    assert shlex.quote(f"--repository={repository.where}") in refused.err, "the line to add is there"
+    assert not (hooks / first).exists()
+    assert (hooks / second).read_text() == "#!/bin/sh\nexit 0\n"
+    (hooks / second).unlink()
+    install(repository, store)
+    install(repository, store, "--allow-scripts")
+    repository.commit({"match/config.toml": "hp = 10"})
+    becomes(lambda: published(store), (1, {"hp": 10}))
+    (hooks / first).write_text("#!/bin/sh\nexit 0\n")
+    removed = config("hook", repository.kind, repository.where, "--remove")
+    assert removed.status == 0
+    assert ((hooks / first).exists(), (hooks / second).exists()) == (True, False)
+
+
+def test_what_is_no_such_repository_or_no_store_is_told(made, tmp_path):
+    repository = made("bare")
+    for words in (
+        ("svn", repository.where, "--store", "dir:/tmp/x"),
+        ("git", tmp_path / "none", "--store", "dir:/tmp/x"),
+        ("git", repository.where, "--store", "ftp://x"),
+    ):
+        done = config("hook", *words)
+        assert done.status in {1, 2}
+        assert done.err
+    assert config("hook", "git", repository.where).status == 2
+    assert not (repository.where / "hooks" / "pre-receive").exists()
+
+
+def test_a_push_of_many_commits_publishes_each(made, store):
+    repository = made("bare")
+    install(repository, store)
+    repository.commit({"match/config.toml": "hp = 10"})
+    becomes(lambda: published(store), (1, {"hp": 10}))
+    for number in range(3):
+        (repository.files / "match" / "instruction.toml").write_text(KEEP + f"k{number} = 1")
+        repository.git("add", "-A")
+        repository.git("commit", "-q", "-m", "x")
+    assert repository.push().status == 0
+    becomes(lambda: published(store), (4, {"hp": 10, "k0": 1, "k1": 1, "k2": 1}))
+
+
+def test_a_hook_knows_how_old_its_process_is():
+    from hotfd.publish.hooks import age
+
+    before = age()
+    time.sleep(0.05)
+    assert 0.02 < age() - before < 60

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd import log
 from hotfd.config.slots import Staged
+from hotfd.config.threads import aside
 from hotfd.errors import ConfigError, ReleaseRefused
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from hotfd.config.cache import Kept
     from hotfd.config.follow import Follower
     from hotfd.config.intake import Verdict
-    from hotfd.config.slots import Compiled, Slots
+    from hotfd.config.slots import Slots
+    from hotfd.config.snapshots import Compiled
 
 PATIENCE: Final = (2.0, 2.0, 10.0)
 """A source is waited for so many intervals, at least and at most so many seconds, before a server starts without it."""
@@ -122,7 +124,7 @@ class Beginning:
         if kept is None or head is None or kept.sealed.sha256 in self._slots.quarantined(name):
             return False
         try:
-            compiled = await asyncio.to_thread(self._slots.config(name).compile, kept.sealed)
+            compiled = await aside(self._slots.config(name).compile, kept.sealed)
         except ReleaseRefused as refusal:
             log.event(
                 logging.WARNING,

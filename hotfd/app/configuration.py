@@ -21,6 +21,7 @@ from hotfd.config.open import open_source
 from hotfd.config.release import MAX_MODULES
 from hotfd.config.slots import Slots
 from hotfd.config.source import Identity
+from hotfd.config.threads import aside
 from hotfd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from hotfd.app.pins import Pinned
     from hotfd.config.cache import Kept
     from hotfd.config.declare import Config
-    from hotfd.config.slots import Compiled, Snapshot
+    from hotfd.config.snapshots import Compiled, Snapshot
     from hotfd.server.session import Session
 
 START_LIMIT: Final = 60.0
@@ -97,14 +98,16 @@ class Configuration:
             ConfigError: a module has no release that this program can use; the message says what to do.
         """
         end = time.monotonic() + deadline
-        needed = [name for name in self._caches if self.slots.newest(name) is None]
+        handed = {name: newest for name in self._caches if (newest := self.slots.newest(name)) is not None}
+        needed = [name for name in self._caches if name not in handed]
         kept = await self._load()
         self._follow(generation)
         beginning = Beginning(self.slots, self._followers, kept, self._heard)
         self._from_cache = beginning.kept
         if needed:
             await beginning.find(needed, end)
-        self._begin(beginning.own)
+        # Where the process before ran with the program's own value, no release that it knew could be used.
+        self._begin(beginning.own | {name for name, newest in handed.items() if not newest.version})
         self._since = dict.fromkeys(self.slots.modules, time.time()) | self._since
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name="hotfd-config-pins")
 
@@ -137,7 +140,7 @@ class Configuration:
         """Read what is kept on disk; no module goes back behind it."""
         try:
             async with asyncio.timeout(CACHE_LIMIT):
-                kept = await asyncio.to_thread(_read_all, self._caches)
+                kept = await aside(_read_all, self._caches)
         except TimeoutError:
             log.event(logging.WARNING, "config-cache-unusable", reason=f"it was not read within {CACHE_LIMIT:g} s")
             return {}
@@ -174,7 +177,7 @@ class Configuration:
                 follower.activated(one)
         self._look.set()
 
-    def _quarantined(self, compiled: Compiled, error: Exception) -> None:
+    def _quarantined(self, compiled: Compiled, error: BaseException) -> None:
         if (follower := self._followers.get(compiled.module)) is not None:
             follower.quarantined(compiled, error)
 

@@ -13,7 +13,8 @@ from hotfd import log
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hotfd.config.slots import Slots, Snapshot
+    from hotfd.config.slots import Slots
+    from hotfd.config.snapshots import Snapshot
     from hotfd.server.session import Session
 
 MAX_NAMED: Final = 10

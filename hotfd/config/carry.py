@@ -6,12 +6,14 @@ what the new program declares. What it cannot read, it says, and the sessions th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 
 from hotfd.config.release import Head, unseal
-from hotfd.config.slots import Compiled, Snapshot, Staged
+from hotfd.config.slots import Staged
+from hotfd.config.snapshots import Compiled, Snapshot
 from hotfd.errors import ConfigError, ReleaseRefused
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 MAX_CARRIED: Final = 256 << 20
 """Bytes that are handed over: releases of 1 MiB, for many more sessions than ever hold different ones."""
+
+READ_LIMIT: Final = 60.0
+"""Seconds that a program may take to read one release; one that takes longer hangs."""
 
 Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 20)]
 
@@ -60,6 +65,31 @@ def carry(slots: Slots, snapshots: Iterable[Snapshot]) -> bytes:
     return msgspec.msgpack.encode(_Carried(data, heads, in_force, held))
 
 
+class _Opened(NamedTuple):
+    """What was handed over, with each release checked against its digest."""
+
+    releases: list[Sealed]
+    heads: list[Head]
+    in_force: list[Sealed]
+    held: list[tuple[int, list[Sealed], float | None]]
+
+
+def _opened(data: bytes) -> _Opened:
+    """Read the written form; in any thread.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        carried = msgspec.msgpack.decode(data, type=_Carried)
+        sealed = [unseal(one) for one in carried.releases]
+        in_force = [sealed[place] for place in carried.in_force]
+        held = [(serial, [sealed[place] for place in places], since) for serial, places, since in carried.snapshots]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, IndexError) as error:
+        raise ConfigError(f"what was handed over of the configuration cannot be read: {error}") from None
+    return _Opened(sealed, carried.heads, in_force, held)
+
+
 class Luggage:
     """What has come from the process before this one, as this one reads it.
 
@@ -78,15 +108,29 @@ class Luggage:
         Raises:
             ConfigError: it is damaged.
         """
-        try:
-            carried = msgspec.msgpack.decode(data, type=_Carried)
-            sealed = [unseal(one) for one in carried.releases]
-            in_force = [sealed[place] for place in carried.in_force]
-            held = [(serial, [sealed[place] for place in places], since) for serial, places, since in carried.snapshots]
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, IndexError) as error:
-            raise ConfigError(f"what was handed over of the configuration cannot be read: {error}") from None
-        self._run(carried.heads, in_force)
-        for serial, releases, replaced in held:
+        self._take(_opened(data))
+
+    async def unpack_beside(self, data: bytes) -> None:
+        """Do the same, and read the releases in a thread: a megabyte takes a quarter of a second.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        opened = await asyncio.to_thread(_opened, data)
+        ready = []  # held until the slots, or a session's snapshot, hold them
+        for sealed in opened.releases:
+            if self._must_read(sealed):
+                try:
+                    async with asyncio.timeout(READ_LIMIT):
+                        read = await asyncio.to_thread(self._read, sealed)
+                except TimeoutError:
+                    read = f"the program took more than {READ_LIMIT:g} s to check it"
+                ready.append(self._note(sealed, read))
+        self._take(opened)
+
+    def _take(self, opened: _Opened) -> None:
+        self._run(opened.heads, opened.in_force)
+        for serial, releases, replaced in opened.held:
             self._hold(serial, releases, replaced)
 
     def _run(self, heads: Iterable[Head], in_force: Iterable[Sealed]) -> None:
@@ -99,6 +143,8 @@ class Luggage:
                 update = Staged(head)
                 for one in by_module.get(head.module, ()):
                     compiled = self._compiled(one)
+                    if not one.release.version:  # the old program's own value; this program may have another
+                        compiled = self._slots.initial(head.module) or compiled
                     if head.canary is not None and one.sha256 == head.canary.sha256:
                         update.canary = compiled
                     else:
@@ -127,21 +173,29 @@ class Luggage:
 
     def _compiled(self, sealed: Sealed) -> Compiled | None:
         """Read a release as this program declares it; None when it cannot."""
+        if self._must_read(sealed):
+            return self._note(sealed, self._read(sealed))
+        return self._slots.known(sealed.release.module, sealed.sha256)
+
+    def _must_read(self, sealed: Sealed) -> bool:
+        """Whether nothing is known of a release yet."""
+        return self._slots.known(sealed.release.module, sealed.sha256) is None and sealed.sha256 not in self._unreadable
+
+    def _read(self, sealed: Sealed) -> Compiled | str:
+        """Read a release in any thread; or say why this program cannot."""
         module = sealed.release.module
-        if (known := self._slots.known(module, sealed.sha256)) is not None:
-            return known
-        if sealed.sha256 in self._unreadable:
-            return None
         if module not in self._slots.modules:  # not this program's: it only travels on with those who hold it
-            return self._slots.know(Compiled(module, sealed, None, used=True))
+            return Compiled(module, sealed, None, used=True)
         try:
-            return self._slots.know(self._slots.config(module).compile(sealed))
+            return self._slots.config(module).compile(sealed)
         except ReleaseRefused as refusal:
-            shown = "; ".join(
-                f"{fault.path or 'the values'}: expected {fault.expected}" for fault in refusal.faults[:3]
-            )
-            self._unreadable[sealed.sha256] = shown
+            return "; ".join(f"{fault.path or 'the values'}: expected {fault.expected}" for fault in refusal.faults[:3])
+
+    def _note(self, sealed: Sealed, read: Compiled | str) -> Compiled | None:
+        if isinstance(read, str):
+            self._unreadable[sealed.sha256] = read
             return None
+        return self._slots.know(read)
 
     def clear(self) -> None:
         """Forget everything: whoever holds something of it has it, and nothing more will be asked for."""

@@ -184,7 +184,9 @@ class ServersSource:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-            self._tell()  # the last words of a server that ends
+            self._tell()
+        for link in list(self._links.values()):
+            await link.flushed()  # the last words of a server that ends
         self._closed = True
         await self._let_go()
         self._beat.set()

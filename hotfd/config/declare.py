@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from hotfd.config.release import Release, check_name, seal
 from hotfd.config.schema import Schema
-from hotfd.config.slots import Compiled
+from hotfd.config.snapshots import Compiled
 from hotfd.config.store import INTERVAL
 from hotfd.errors import Fault, ReleaseRefused
 
@@ -61,6 +62,7 @@ class Config(Generic[T]):
     Raises:
         ConfigError: the name is none, or the type cannot be configured; it names the field.
         ReleaseRefused: ``initial`` is not what the type demands.
+        ValueError: a number is out of bounds, or a function is a coroutine function.
     """
 
     def __init__(
@@ -80,6 +82,9 @@ class Config(Generic[T]):
     ) -> None:
         if max_pinned < 1 or not max_pinned_age > 0 or not 0.01 <= interval <= 3600:
             raise ValueError("max_pinned is at least 1, max_pinned_age above 0, interval 0.01 to 3600 seconds")
+        for name, function in {"upgrade": upgrade, "check": check, "on_first_use": on_first_use}.items():
+            if inspect.iscoroutinefunction(function):
+                raise ValueError(f"{name} must be a plain function: nobody would wait for a coroutine, nor see it fail")
         self.module = check_name(module)
         self.type = type
         self.schema: Schema[T] = Schema.of(type)
@@ -104,13 +109,12 @@ class Config(Generic[T]):
         Raises:
             ReleaseRefused: it is not what the program declares; with every fault.
         """
-        values = sealed.release.values_in(self.zone)
         try:
-            value = self.schema.build(self.module, values)
+            value = self._built(sealed.release)
         except ReleaseRefused:
-            if self._upgrade is None:
-                raise
-            value = self.schema.build(self.module, self._upgraded(values))
+            raise
+        except Exception as error:  # what validators of the program's own classes may raise
+            raise ReleaseRefused(self.module, [Fault("", "", f"values that can be checked: {_said(error)}")]) from error
         if self._check is not None:
             try:
                 self._check(value)
@@ -118,7 +122,16 @@ class Config(Generic[T]):
                 raise
             except Exception as error:
                 raise ReleaseRefused(self.module, [Fault("", "", f"refused by the program: {_said(error)}")]) from error
-        return Compiled(self.module, sealed, value)
+        return Compiled(self.module, sealed, value, live=self.schema.live_values(value))
+
+    def _built(self, release: Release) -> T:
+        values = release.values_in(self.zone)
+        try:
+            return self.schema.build(self.module, values)
+        except ReleaseRefused:
+            if self._upgrade is None:
+                raise
+            return self.schema.build(self.module, self._upgraded(values))
 
     def _upgraded(self, values: Values) -> Values:
         assert self._upgrade is not None
@@ -134,7 +147,8 @@ class Config(Generic[T]):
         """Return version 0, the program's own value, as nobody else has it; None when there is none."""
         if self._initial is None:
             return None
-        return Compiled(self.module, self._initial, self.schema.build(self.module, self._initial.release.values))
+        value = self.schema.build(self.module, self._initial.release.values)
+        return Compiled(self.module, self._initial, value, live=self.schema.live_values(value))
 
     def _own(self, value: T) -> Sealed:
         """Make a release of the program's own value: it travels with sessions as every other release does."""

@@ -8,29 +8,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hotfd import log
 from hotfd.config import rollout
 from hotfd.config.directory_files import HEADS, LEDGER, LOCK_WAIT, StoreDirectory
+from hotfd.config.directory_history import History
 from hotfd.config.directory_ledger import Ledger
 from hotfd.config.directory_watch import Bell
 from hotfd.config.forward import Forward
-from hotfd.config.release import Track, check_name
+from hotfd.config.outage import Outage
+from hotfd.config.release import check_name
 from hotfd.config.store import INTERVAL
-from hotfd.errors import Conflict, StoreError
+from hotfd.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from hotfd.config.release import Event, Head, Sealed
     from hotfd.config.rollout import Step
     from hotfd.config.store import Acknowledgement
 
 T = TypeVar("T")
-
-_OF_A_RELEASE: Final = ("published", "canary", "rolled-back")
-"""Changes whose event tells of their release; the others end what an earlier event has told of."""
 
 
 class DirectoryStore:
@@ -159,14 +158,11 @@ class DirectoryStore:
     def _carry_out(self, directory: StoreDirectory, steps: Sequence[Step]) -> None:
         heads = directory.heads()
         for step in steps:
-            _check_follows(heads.get(step.head.module), step)
+            rollout.check_follows(heads.get(step.head.module), step)
         for step in steps:
             if step.release is not None:
                 directory.write_release(step.release)
-        if not directory.prepare_ledger():
-            raise StoreError(f"{self._path}/{LEDGER} cannot be written by this user; see its owner, group and mode")
-        ledger = self._ledger()
-        ledger.append([*_missing(directory, ledger, heads), *(step.event for step in steps)])
+        History(directory, self._ledger()).record(heads, [step.event for step in steps])
         directory.write_heads({**heads, **{step.head.module: step.head for step in steps}})
 
     def _open(self) -> StoreDirectory:
@@ -188,17 +184,14 @@ class DirectoryStore:
             if head is None or not 1 <= version <= head.last:
                 raise StoreError(f"module {module!r}: {self._path} has no release {version}")
             if sha256 is None:
-                sha256 = self._digest(head, version)
+                sha256 = self._digest(directory, head, version)
             return directory.release(module, version, sha256)
 
-    def _digest(self, head: Head, version: int) -> str | None:
+    def _digest(self, directory: StoreDirectory, head: Head, version: int) -> str | None:
         for track in (head.stable, head.canary):
             if track is not None and track.version == version:
                 return track.sha256
-        try:
-            return self._ledger().digest(head.module, version, head.sequence)
-        except StoreError:
-            return None  # without the ledger releases can be read, too
+        return History(directory, self._ledger()).digest(head, version)
 
     def _history(self, module: str, limit: int, before: int | None) -> list[Event]:
         with self._open() as directory:
@@ -206,11 +199,7 @@ class DirectoryStore:
             if head is None or limit < 1:
                 return []
             below = head.sequence + 1 if before is None else min(before, head.sequence + 1)
-            events = self._ledger().events(module, below, limit)
-            if below > head.sequence and (not events or not _is_event_of(events[0], head)):
-                own = _event_of(directory, head)  # the ledger was lost, or restored
-                events = [own, *(event for event in events if event.sequence < head.sequence)][:limit]
-        return events
+            return History(directory, self._ledger()).events(head, below, limit)
 
     def _read(self, function: Callable[[Ledger, str], T], module: str) -> T:
         with self._open() as directory:
@@ -243,69 +232,9 @@ class DirectoryStore:
             log.event(logging.WARNING, "config-store-read-only", store=self.url, lost="acknowledgements, schemas")
 
 
-class Outage:
-    """Logs once that a store cannot be read, and once that it can again.
-
-    Args:
-        url: the store.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._on = False
-
-    def goes_on(self, error: StoreError) -> None:
-        """Say that the store cannot be read."""
-        if not self._on:
-            self._on = True
-            log.event(logging.WARNING, "config-store-unreachable", store=self._url, detail=error)
-
-    def is_over(self) -> None:
-        """Say that it was read."""
-        if self._on:
-            self._on = False
-            log.event(logging.INFO, "config-store-reached", store=self._url)
-
-
 def _checked(modules: Collection[str] | None) -> set[str] | None:
     return None if modules is None else {check_name(module) for module in modules}
 
 
 def _only(heads: dict[str, Head], modules: Collection[str] | None) -> dict[str, Head]:
     return heads if modules is None else {name: heads[name] for name in sorted(modules) if name in heads}
-
-
-def _check_follows(head: Head | None, step: Step) -> None:
-    """Check that a step can be carried out after a head."""
-    module, sequence = step.head.module, 0 if head is None else head.sequence
-    if sequence != step.expect:
-        raise Conflict(
-            f"module {module!r} was changed meanwhile (its sequence is {sequence}, not {step.expect}); look again"
-        )
-    last = 0 if head is None else head.last
-    if step.head.sequence != step.expect + 1 or step.event.sequence != step.head.sequence:
-        raise ValueError(f"the head of {module!r} with sequence {step.head.sequence} does not follow {step.expect}")
-    if step.release is not None and step.release.release.version <= last:
-        raise ValueError(f"release {step.release.release.version} of {module!r} was given already")
-
-
-def _missing(directory: StoreDirectory, ledger: Ledger, heads: Mapping[str, Head]) -> list[Event]:
-    """Return the last event of each module whose ledger has another one, or none: it was lost, or restored."""
-    lacking = ledger.lacking([(head.module, head.sequence, head.time) for head in heads.values()])
-    return [_event_of(directory, heads[module]) for module in lacking]
-
-
-def _is_event_of(event: Event, head: Head) -> bool:
-    return (event.sequence, event.change, event.time) == (head.sequence, head.change, head.time)
-
-
-def _event_of(directory: StoreDirectory, head: Head) -> Event:
-    """Return the event of a head, as :mod:`hotfd.config.rollout` has made it.
-
-    What an abort ended is not in its head: it is the last version, since while a canary goes on none is given.
-    """
-    track = head.canary if head.change == "canary" else head.stable
-    version = head.last if track is None or head.change in ("aborted", "halted") else track.version
-    sealed = directory.release(head.module, version, None)
-    release = sealed.release if head.change in _OF_A_RELEASE else None
-    return rollout.event_of(head, Track(version, sealed.sha256), release)

@@ -5,6 +5,7 @@
     PATH/heads.json                        what is in force, by module; replaced as a whole: the commit
     PATH/releases/MODULE/0000000012.json   a release; never changed once a head names it
     PATH/ledger.sqlite                     history, acknowledgements, schemas, addresses (directory_ledger.py)
+    PATH/waiting.json                      history that the ledger could not take yet (directory_history.py)
     PATH/lock                              held by whoever commits, with his pid in it
 
 Everything below the directory is opened relative to one descriptor of it, so that what belongs together is read and
@@ -159,8 +160,7 @@ class StoreDirectory:
             raise StoreError(
                 f"{self.path}: the heads of {len(heads)} modules take {len(data)} bytes, above {MAX_HEADS}"
             )
-        with told(f"{self.path}/{HEADS} cannot be written"):
-            self._access.replace(self.descriptor, HEADS, data)
+        self.write_file(HEADS, data)
 
     # -- releases ------------------------------------------------------------------------------------
 
@@ -208,6 +208,30 @@ class StoreDirectory:
                 self._access.replace(own, release_name(sealed.release.version), sealed.data)
             finally:
                 os.close(own)
+
+    # -- what waits for the ledger ---------------------------------------------------------------------
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write a file beside the heads, as a whole: when this returns it is on stable storage.
+
+        Raises:
+            StoreError: it could not be written; what was there before still is.
+        """
+        with told(f"{self.path}/{name} cannot be written"):
+            self._access.replace(self.descriptor, name, data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file beside the heads for good, and what a power cut has left of it. Only for who holds the lock.
+
+        Raises:
+            StoreError: it could not be removed.
+        """
+        with told(f"{self.path}/{name} cannot be removed"):
+            found = [one for one in (name, beside(name)) if exists(self.descriptor, one)]
+            for one in found:
+                os.unlink(one, dir_fd=self.descriptor)
+            if found:
+                os.fsync(self.descriptor)
 
     # -- one at a time -------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """The ledger of a directory store: history, acknowledgements, schemas, addresses. Blocking, as directory_files.py.
 
-It is an index beside the files, in SQLite. Servers get their configuration without it. An event is written *before*
-the heads that it belongs to: those are the commit, and an event that no head has reached does not count. So when the
-ledger cannot be written nothing is published, and after a power cut history has neither a hole nor a line too much.
-A ledger that was lost begins anew with the last change of each module.
+It is an index beside the files, in SQLite. Servers get their configuration without it, and publishers publish without
+it: what it cannot take waits beside it (directory_history.py). A ledger that was lost begins anew with the last change
+of each module.
 
 Each call opens the database for itself: nothing stays open in a server for years, and a ledger that was moved away or
 replaced is noticed at once. With connections that short a write-ahead log would be written back at each end, and it
@@ -53,6 +52,10 @@ _TABLES: Final = (
 _encoder = msgspec.json.Encoder()
 _event_decoder = msgspec.json.Decoder(Event)
 _report_decoder = msgspec.json.Decoder(Acknowledgement)
+
+
+class LedgerError(StoreError):
+    """The ledger cannot be read or written: it is held by somebody for long, or damaged, or not this user's to write."""
 
 
 class Ledger:
@@ -234,7 +237,9 @@ class Ledger:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # what is above says more than anybody needs
             advice = _ADVICE.get(code, "look at the file, and at the disk")
-            raise StoreError(f"{self.path}: {error}; {advice}") from error
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                advice = f"{_holders(self.path)} held it for long; look at what it does, and try again"
+            raise LedgerError(f"{self.path}: {error}; {advice}") from error
 
 
 _LOST: Final = (
@@ -243,8 +248,6 @@ _LOST: Final = (
 )
 
 _ADVICE: Final = {
-    sqlite3.SQLITE_BUSY: "another process has held it for long; look at what it does, and try again",
-    sqlite3.SQLITE_LOCKED: "another process has held it for long; look at what it does, and try again",
     sqlite3.SQLITE_READONLY: "whoever may write the store can; see the file's owner, group and mode",
     sqlite3.SQLITE_PERM: "whoever may write the store can; see the file's owner, group and mode",
     sqlite3.SQLITE_CANTOPEN: "see the owner, group and mode of the file and of its directory",
@@ -273,4 +276,21 @@ def _decoded(path: str, decoder: msgspec.json.Decoder[T], data: bytes) -> T:
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
-        raise StoreError(f"{path}: {error}; {_LOST}") from None
+        raise LedgerError(f"{path}: {error}; {_LOST}") from None
+
+
+def _holders(path: str) -> str:
+    """Say which processes have locked a file, as /proc/locks does (proc_locks(5)).
+
+    The file itself is not opened: closing it again would take all locks from this process's other threads (fcntl(2)).
+    """
+    try:
+        found = os.stat(path)
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        with open("/proc/locks", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+    except (OSError, UnicodeDecodeError):
+        rows, place = [], ""
+    # 1: POSIX ADVISORY WRITE 4711 08:01:1234 1073741825 1073741825; who waits has "->" after the number.
+    pids = {row[4] for row in rows if len(row) > 5 and row[5] == place and row[4].isdigit()} - {"0", str(os.getpid())}
+    return f"process {', '.join(sorted(pids, key=int))} has" if pids else "another process has"

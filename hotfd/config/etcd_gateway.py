@@ -106,7 +106,7 @@ class Gateway:
         ConfigError: the address names files that cannot be used.
 
     Attributes:
-        endpoint: the member that is asked first: the last one that has answered.
+        endpoint: the member that is asked first; when one does not answer it is the next one's turn.
     """
 
     def __init__(self, address: Address) -> None:
@@ -220,7 +220,7 @@ class Gateway:
             async with asyncio.timeout(OPERATION):
                 while True:
                     gone = 0
-                    for endpoint in self._from_the_last_good_one():
+                    for endpoint in self._in_turn():
                         try:
                             return await self._ask(endpoint, path, data, answer)
                         except _Elsewhere as trouble:
@@ -232,9 +232,10 @@ class Gateway:
         except TimeoutError:
             pass
         said = "; ".join(f"{endpoint}: {trouble}" for endpoint, trouble in troubles.items())
-        raise StoreError(f"{self._address.url}: no member of the cluster has answered ({said or 'in time'})")
+        said = said or f"no answer within {OPERATION:g} s"
+        raise StoreError(f"{self._address.url}: no member of the cluster has answered ({said})")
 
-    def _from_the_last_good_one(self) -> list[str]:
+    def _in_turn(self) -> list[str]:
         at = self._endpoints.index(self.endpoint)
         return self._endpoints[at:] + self._endpoints[:at]
 
@@ -257,7 +258,6 @@ class Gateway:
                 raise
             gone = isinstance(error, _GONE) or _is_about_tls(error)
             raise _Elsewhere(self._explained(error), gone=gone) from None
-        self.endpoint = endpoint
         return result
 
     def _new_session(self, limits: aiohttp.ClientTimeout) -> aiohttp.ClientSession:

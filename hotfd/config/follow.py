@@ -16,6 +16,7 @@ from hotfd import log
 from hotfd.config.cache import Kept
 from hotfd.config.intake import Intake
 from hotfd.config.reporter import Reporter
+from hotfd.config.threads import aside
 from hotfd.errors import ConfigError, Fault, ReleaseRefused
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from hotfd.config.cache import Cache
     from hotfd.config.release import Head, Sealed, Track
-    from hotfd.config.slots import Compiled, Slots
+    from hotfd.config.slots import Slots
+    from hotfd.config.snapshots import Compiled
     from hotfd.config.source import Identity, Source
 
 FETCH_LIMIT: Final = 30.0
@@ -122,12 +124,11 @@ class Follower:
         log.event(logging.INFO, "config-activated", module=compiled.module, version=compiled.version)
         self.reporter.poke()
 
-    def quarantined(self, compiled: Compiled, error: Exception) -> None:
+    def quarantined(self, compiled: Compiled, error: BaseException) -> None:
         """A release failed when it was first used; the session begins with the one before."""
         log.event(logging.ERROR, "config-quarantined", module=compiled.module, version=compiled.version, exc_info=error)
         self.reporter.poke()
-        self._work_due.set()  # what was published with it is held back as well
-        self._save_due.set()
+        self._work_due.set()  # what was published with it is held back as well, and what was before it is kept
 
     # -- what the source says --------------------------------------------------------------------------
 
@@ -231,7 +232,7 @@ class Follower:
         async with self._compiling:
             try:
                 async with asyncio.timeout(COMPILE_LIMIT):
-                    compiled = await asyncio.to_thread(config.compile, sealed)
+                    compiled = await aside(config.compile, sealed)
             except ReleaseRefused as refusal:
                 faults = refusal.faults
             except TimeoutError:
@@ -278,7 +279,7 @@ class Follower:
             if self._saved.get(name) == mark:
                 continue
             try:
-                await asyncio.to_thread(self._cache.save, Kept(head, newest.sealed))
+                await aside(self._cache.save, Kept(head, newest.sealed))
             except (ConfigError, OSError) as error:
                 if not self._save_failing:
                     log.event(logging.WARNING, "config-not-kept", module=name, reason=str(error))

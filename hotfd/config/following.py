@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union
 
 from hotfd.config.frozen import overwrite
@@ -19,6 +20,19 @@ class _Part(NamedTuple):
 
     live: tuple[str, ...]
     nested: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveValues:
+    """What the live fields of a value are, and those of its parts, by name.
+
+    Attributes:
+        kind: the class of the value: only another one of the same class takes them.
+    """
+
+    kind: type
+    values: Mapping[str, Any]
+    parts: Mapping[str, LiveValues | None]
 
 
 class Following:
@@ -38,15 +52,22 @@ class Following:
         self._parts: dict[type, _Part] = {}
         self.paths = tuple(sorted({".".join(path) for path in self._class(kind, (), ())}))
 
-    def follow(self, value: object, newest: object) -> None:
-        """Copy the live fields of the newest value into another, as far as both have them."""
+    def taken(self, value: object) -> LiveValues | None:
+        """Return what the live fields of a value are; None if it has none."""
         part = self._parts.get(type(value))
-        if part is None or type(value) is not type(newest):
+        if part is None:
+            return None
+        values = {name: getattr(value, name) for name in part.live}
+        return LiveValues(type(value), values, {name: self.taken(getattr(value, name)) for name in part.nested})
+
+    def give(self, value: object, live: LiveValues | None) -> None:
+        """Set the live fields of a value, as far as it has them."""
+        if live is None or type(value) is not live.kind:
             return
-        for name in part.live:
-            overwrite(value, name, getattr(newest, name))
-        for name in part.nested:
-            self.follow(getattr(value, name), getattr(newest, name))
+        for name, item in live.values.items():
+            overwrite(value, name, item)
+        for name, part in live.parts.items():
+            self.give(getattr(value, name), part)
 
     def _class(self, kind: Any, path: tuple[str, ...], above: tuple[type, ...]) -> list[tuple[str, ...]]:
         """Return the paths of the live fields of a class, and note what follows in its instances."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from hotfd.config.release import Head, Sealed, Track
-    from hotfd.config.slots import Compiled, Slots
+    from hotfd.config.slots import Slots
+    from hotfd.config.snapshots import Compiled
     from hotfd.errors import Fault
 
 TRIES: Final = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hotfd.config import push
@@ -28,6 +29,9 @@ LEAST_SILENCE: Final = 1.0
 
 BODY_LIMIT: Final = 10.0
 """Seconds of silence while a release is on its way: it comes as one message."""
+
+FLUSH_LIMIT: Final = 1.0
+"""Seconds for the last words of a subscriber that ends: a server that reads takes them at once."""
 
 MAX_UNSENT: Final = 1 << 20
 """Bytes that a server leaves unread, above which the connection ends."""
@@ -185,6 +189,16 @@ class Link:
                 future.set_result(answer.data)
             else:
                 future.set_exception(ConfigError(answer.text))
+
+    async def flushed(self) -> None:
+        """Wait until everything that was said is in the kernel; not for long, and never with an error."""
+        if self._writer is None:
+            return
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(FLUSH_LIMIT):
+                self._writer.transport.set_write_buffer_limits(0)  # so that drain waits for the last byte
+                await self._writer.drain()
+                await asyncio.sleep(0)  # uvloop gives to the kernel what was written when a turn of the loop ends
 
     def close(self) -> None:
         """End the connection at once; who waits for a release learns that."""

@@ -37,6 +37,9 @@ RETRY: Final = (1.0, 30.0)
 DECLARE: Final = 6 * 3600.0
 """Seconds after which the schemas are declared again, which a store keeps for a day."""
 
+UNDECLARED: Final = 600.0
+"""Seconds after which that is tried again when it failed."""
+
 MAX_PINNED_SHOWN: Final = 256
 """Versions whose sessions are counted in a report, the newest: a server with more has been warned of them."""
 
@@ -64,6 +67,7 @@ class Reporter:
         self._heard = asyncio.Event()
         self._failing = False
         self._told = False
+        self._declared = float("-inf")
         self.pinned: Callable[[], Mapping[str, Mapping[int, int]]] = dict
 
     def poke(self) -> None:
@@ -77,16 +81,13 @@ class Reporter:
 
     async def run(self) -> None:
         """Report whatever changes, and that this server lives; never returns."""
-        declared = float("-inf")
         pause = RETRY[0]
         while True:
             self._due.clear()
             try:
                 async with asyncio.timeout(REPORT_LIMIT):
-                    if time.monotonic() - declared > DECLARE:
-                        await self._source.declare(self._schemas())
-                        declared = time.monotonic()
                     await self._source.report(self.reports())
+                await self._declare()
             except (ConfigError, TimeoutError) as error:
                 self._failed(str(error) or f"no answer within {REPORT_LIMIT:g} s", None)
             except Exception as error:  # noqa: BLE001 - a source that is broken must not end the reports for good
@@ -113,6 +114,19 @@ class Reporter:
         if not self._failing:
             log.event(logging.WARNING, "config-report-failed", source=self._source.url, reason=reason, exc_info=error)
         self._failing = True
+
+    async def _declare(self) -> None:
+        """Tell what releases are checked against; whoever publishes can do without, so that fails by itself."""
+        if time.monotonic() - self._declared < DECLARE:
+            return
+        self._declared = time.monotonic()
+        try:
+            async with asyncio.timeout(REPORT_LIMIT):
+                await self._source.declare(self._schemas())
+        except (ConfigError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {REPORT_LIMIT:g} s"
+            log.event(logging.WARNING, "config-schema-not-declared", source=self._source.url, reason=reason)
+            self._declared += UNDECLARED - DECLARE
 
     def _schemas(self) -> dict[str, tuple[str, bytes]]:
         schemas = {name: self._slots.config(name).schema for name in self._modules}

@@ -16,6 +16,8 @@ from hotfd.errors import ConfigError, ReleaseRefused
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hotfd.config.following import LiveValues
+
 T = TypeVar("T")
 
 ID_LENGTH: Final = 16
@@ -123,7 +125,15 @@ class Schema(Generic[T]):
             value: what a session holds; it must have been built here, so that its parts belong to it alone.
             newest: the value of the newest release.
         """
-        self._following.follow(value, newest)
+        self.set_live(value, self.live_values(newest))
+
+    def live_values(self, value: T) -> LiveValues | None:
+        """Return what the live fields of a value are now; None where no field is live."""
+        return self._following.taken(value)
+
+    def set_live(self, value: T, live: LiveValues | None) -> None:
+        """Set the live fields of a value, in place, as :meth:`follow` does."""
+        self._following.give(value, live)
 
 
 class _Declared:

@@ -13,120 +13,28 @@ session that holds it is.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
+from hotfd.config.canaries import Canaries, batch_of
 from hotfd.config.release import Release, seal
+from hotfd.config.snapshots import Snapshot
 from hotfd.errors import ConfigError
 
 if TYPE_CHECKING:
     from hotfd.config.declare import Config
-    from hotfd.config.release import Head, Sealed
+    from hotfd.config.release import Head
+    from hotfd.config.snapshots import Compiled
 
 MAX_QUARANTINED: Final = 64
 """Releases of a module that are remembered as quarantined: many more than anybody publishes in a row."""
 
-
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class Compiled:
-    """A release that was checked, with the value that handlers read; None for a module that the program has not."""
-
-    module: str
-    sealed: Sealed
-    value: Any
-    used: bool = False
-    """Whether a session has begun with it, and ``on_first_use`` had nothing against that."""
-
-    followed: bool = False
-    """Whether its live fields are another release's: it is compiled anew should it ever be the newest one."""
-
-    @property
-    def version(self) -> int:
-        """The release's version; 0 for the program's own values."""
-        return self.sealed.release.version
-
-    @property
-    def sha256(self) -> str:
-        """The release's digest."""
-        return self.sealed.sha256
-
-
-class Configs(Mapping[str, Any]):
-    """The values of several modules, by name; names that are Python's are attributes as well. Read-only."""
-
-    __slots__ = ("_values",)
-    _values: dict[str, Any]
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        object.__setattr__(self, "_values", dict(values))
-
-    def __getitem__(self, module: str) -> Any:
-        return self._values[module]
-
-    def __getattr__(self, module: str) -> Any:
-        try:
-            return self._values[module]
-        except KeyError:
-            raise AttributeError(f"this server has no configuration module {module!r}") from None
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise TypeError("configuration is read-only")
-
-    def __delattr__(self, name: str) -> None:
-        raise TypeError("configuration is read-only")
-
-    def __reduce__(self) -> tuple[type[Configs], tuple[dict[str, Any]]]:
-        # The way that copy.copy takes otherwise asks for attributes of what has none yet.
-        return Configs, (self._values,)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"<Configs of {', '.join(self)}>"
-
-
-class Snapshot:
-    """One release of each module: what a session begins with, and holds.
-
-    Attributes:
-        compiled: the releases, by module.
-        value: what handlers read: the module's value, or a :class:`Configs` of several.
-        serial: names it in messages between processes.
-        replaced: when new sessions began to begin with another one, in seconds since the epoch; None while they do not.
-    """
-
-    __slots__ = ("__weakref__", "compiled", "replaced", "serial", "value")
-
-    _serials = itertools.count(1)
-
-    def __init__(self, compiled: Mapping[str, Compiled], declared: Iterable[str]) -> None:
-        self.compiled = dict(compiled)
-        values = {module: self.compiled[module].value for module in declared}
-        self.value = next(iter(values.values())) if len(values) == 1 else Configs(values)
-        self.serial = next(self._serials)
-        self.replaced: float | None = None
-
-    def __repr__(self) -> str:
-        return f"<Snapshot {self.label}>"
-
-    @property
-    def versions(self) -> dict[str, int]:
-        """The version of each module."""
-        return {module: compiled.version for module, compiled in self.compiled.items()}
-
-    @property
-    def label(self) -> str:
-        """The versions, for people: ``arena 12``, or ``arena 12, shop 3``."""
-        return ", ".join(f"{module} {version}" for module, version in self.versions.items())
+MAX_MIXED: Final = 64
+"""Mixtures of canaries that are remembered, so that a session begins at once: those of six modules."""
 
 
 @dataclass(slots=True)
@@ -142,14 +50,6 @@ class Staged:
     head: Head
     stable: Compiled | None = None
     canary: Compiled | None = None
-
-
-@dataclass(slots=True)
-class _Rule:
-    """A canary: which release, and for what share of new sessions."""
-
-    compiled: Compiled
-    share: float
 
 
 @dataclass(slots=True)
@@ -181,12 +81,14 @@ class Slots:
         self.running: Snapshot | None = None
         self.previous: Snapshot | None = None
         self._staged: dict[str, Compiled] = {}
-        self._rules: dict[str, _Rule] = {}
+        self._canaries = Canaries()
+        self._using = False
+        self._mixed: dict[tuple[str, ...], Snapshot] = {}  # by whose canaries are in it; as long as nothing changes
         self._snapshots: WeakValueDictionary[tuple[str, ...], Snapshot] = WeakValueDictionary()
         self._compiled: WeakValueDictionary[tuple[str, str], Compiled] = WeakValueDictionary()
         self._by_serial: WeakValueDictionary[int, Snapshot] = WeakValueDictionary()
         self.on_activated: Callable[[list[Compiled]], object] = lambda compiled: None
-        self.on_quarantined: Callable[[Compiled, Exception], object] = lambda compiled, error: None
+        self.on_quarantined: Callable[[Compiled, BaseException], object] = lambda compiled, error: None
         for config in configs:
             if config.module in self._modules:
                 raise ConfigError(f"module {config.module!r} is declared twice")
@@ -212,15 +114,17 @@ class Slots:
     def begin(self, key: str) -> Snapshot:
         """Return what a session that begins now holds; the first call after staging puts that in force.
 
+        A session that the program begins while it uses a release for the first time begins with what was before.
+
         Args:
             key: the session's key or id; decides whether it is one of a canary's.
 
         Raises:
             ConfigError: not every module has a release.
         """
-        if self._staged:
+        if self._staged and not self._using:
             self._activate()
-        if self._rules:
+        if self._canaries and not self._using:
             return self._with_canaries(key)
         if self.running is None:
             raise ConfigError(f"no release of {', '.join(self.missing)} yet")
@@ -231,8 +135,8 @@ class Slots:
         if self.missing - self._staged.keys():
             return  # nothing runs yet, and not every module is there
         staged, self._staged = self._staged, {}
-        bad = {_batch(compiled) for compiled in staged.values() if not self._use(compiled)}
-        good = [compiled for compiled in staged.values() if _batch(compiled) not in bad]
+        bad = {batch_of(compiled) for compiled in staged.values() if not self._use(compiled)}
+        good = [compiled for compiled in staged.values() if batch_of(compiled) not in bad]
         if bad:
             for module in staged:
                 self.follow(module)
@@ -240,21 +144,37 @@ class Slots:
             self.on_activated(good)
 
     def _use(self, compiled: Compiled) -> bool:
-        """Use a release for the first time; False when it fails, and is quarantined."""
+        """Use a release for the first time; False when it fails, or has failed already."""
         if compiled.used:
             return True
         module = self._modules[compiled.module]
+        if compiled.sha256 in module.quarantined:
+            return False
+        self._using = True
         try:
             if module.config.on_first_use is not None:
                 module.config.on_first_use(compiled.value)
-        except Exception as error:  # noqa: BLE001 - the program's own; whatever it is, the release is not used
-            module.quarantined[compiled.sha256] = compiled.version
-            while len(module.quarantined) > MAX_QUARANTINED:
-                del module.quarantined[next(iter(module.quarantined))]
-            self.on_quarantined(compiled, error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's own; the release is not used
+            self._quarantine(compiled, module, error)
             return False
+        finally:
+            self._using = False
         compiled.used = True
         return True
+
+    def _quarantine(self, compiled: Compiled, module: _Module, error: BaseException) -> None:
+        """Let no session begin with a release, nor with what was published with it."""
+        module.quarantined[compiled.sha256] = compiled.version
+        while len(module.quarantined) > MAX_QUARANTINED:
+            del module.quarantined[next(iter(module.quarantined))]
+        batch = batch_of(compiled)
+        ended = [name for name, one in self._staged.items() if batch_of(one) == batch]
+        for name in ended:
+            del self._staged[name]
+        self._mixed.clear()
+        for name in {compiled.module, *ended, *self._canaries.end_batch(batch)}:
+            self.follow(name)
+        self.on_quarantined(compiled, error)
 
     def begin_with(self, compiled: Iterable[Compiled]) -> bool:
         """Let new sessions begin with these releases, and with those of the other modules that run.
@@ -276,6 +196,7 @@ class Slots:
         now = self.combination(releases)
         if now is self.running:
             return True
+        self._mixed.clear()
         self.previous, self.running = self.running, now
         now.replaced = None
         if self.previous is not None:
@@ -290,21 +211,20 @@ class Slots:
         running = self.running
         if running is None:
             raise ConfigError(f"no release of {', '.join(self.missing)} yet")
-        chosen = {
-            module: rule.compiled
-            for module, rule in list(self._rules.items())
-            if (rule.share >= 1.0 or _place(module, rule.compiled, key) < rule.share) and self._canary_usable(rule)
-        }
-        return self.combination({**running.compiled, **chosen}) if chosen else running
-
-    def _canary_usable(self, rule: _Rule) -> bool:
-        if rule.compiled.used:
-            return True
-        if self._use(rule.compiled):
-            self.on_activated([rule.compiled])
-            return True
-        self._rules.pop(rule.compiled.module, None)
-        return False
+        chosen = self._canaries.chosen(key)
+        if new := [one for one in chosen.values() if not one.used]:
+            bad = {batch_of(one) for one in new if not self._use(one)}
+            if good := [one for one in new if batch_of(one) not in bad]:
+                self.on_activated(good)
+            chosen = self._canaries.chosen(key)  # without those that have failed
+        if not chosen:
+            return running
+        names = tuple(chosen)
+        if names not in self._mixed:
+            if len(self._mixed) >= MAX_MIXED:
+                self._mixed.clear()
+            self._mixed[names] = self.combination({**running.compiled, **chosen})
+        return self._mixed[names]
 
     def combination(self, compiled: Mapping[str, Compiled]) -> Snapshot:
         """Return the snapshot of these releases, the same object as long as somebody holds it."""
@@ -339,17 +259,23 @@ class Slots:
 
     def _stage_one(self, update: Staged) -> None:
         name, newest = update.head.module, self.newest(update.head.module)
+        module = self._modules[name]
+        stable, canary = (
+            one if one is not None and one.sha256 not in module.quarantined else None
+            for one in (update.stable, update.canary)
+        )
         # Versions only grow, also when old values are published again: a smaller one is what another process, which
         # could not use the newest one, has in force.
-        if (stable := update.stable) is not None and (newest is None or newest.version <= stable.version):
+        if stable is not None and (newest is None or newest.version <= stable.version):
             if self.runs(name, stable.sha256):
                 self._staged.pop(name, None)
             else:
-                self._staged[name] = self._modules[name].config.compile(stable.sealed) if stable.followed else stable
-        self._rules.pop(name, None)
-        if (canary := update.canary) is not None and update.head.canary is not None:
-            zone, rule = self._modules[name].config.zone, update.head.canary
-            self._rules[name] = _Rule(canary, 1.0 if zone and zone in rule.zones else rule.share)
+                self._staged[name] = stable
+        self._mixed.clear()
+        self._canaries.end(name)
+        if canary is not None and (rule := update.head.canary) is not None:
+            zone = module.config.zone
+            self._canaries.begin(canary, 1.0 if zone and zone in rule.zones else rule.share)
 
     def start(self) -> bool:
         """Let sessions begin, with the program's own values where nothing else is known; False when a module has none."""
@@ -376,14 +302,13 @@ class Slots:
         return self._compiled.get((module, sha256))
 
     def follow(self, module: str) -> None:
-        """Give the live fields of the newest release for all to everything that sessions hold, but for its canary."""
-        newest, rule = self.newest(module), self._rules.get(module)
+        """Give the live fields of the newest release for all to everything that sessions hold; a canary keeps its own."""
+        newest, canary = self.newest(module), self.canary(module)
         if newest is None or not (schema := self._modules[module].config.schema).live:
             return
         for (name, _), compiled in list(self._compiled.items()):
-            if name == module and compiled is not newest and (rule is None or compiled is not rule.compiled):
-                schema.follow(compiled.value, newest.value)
-                compiled.followed = True
+            if name == module:
+                schema.set_live(compiled.value, compiled.live if compiled is canary else newest.live)
 
     # -- looking at it ---------------------------------------------------------------------------------
 
@@ -424,13 +349,11 @@ class Slots:
 
     def canary(self, module: str) -> Compiled | None:
         """Return the release that some sessions begin with."""
-        rule = self._rules.get(module)
-        return rule.compiled if rule is not None else None
+        return self._canaries.of(module)
 
     def share(self, module: str) -> float:
         """Return the share of new sessions, 0 to 1, that begin with the module's canary."""
-        rule = self._rules.get(module)
-        return rule.share if rule is not None else 0.0
+        return self._canaries.share(module)
 
     @property
     def in_force(self) -> dict[str, tuple[int, int]]:
@@ -454,14 +377,3 @@ class Slots:
     def quarantined(self, module: str) -> dict[str, int]:
         """Return the digests and versions of a module's releases that failed when they were first used."""
         return dict(self._modules[module].quarantined)
-
-
-def _batch(compiled: Compiled) -> str:
-    """Return what a release has in common with those that were published with it."""
-    return compiled.sealed.release.batch or compiled.sha256
-
-
-def _place(module: str, canary: Compiled, key: str) -> float:
-    """Return where between 0 and 1 a session stands for a canary: the same on every server, another for each canary."""
-    text = f"{module}\0{canary.version}\0{key}".encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / (1 << 64)

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from hotfd import log
 from hotfd.config import push
@@ -22,7 +22,7 @@ from hotfd.errors import ConfigError
 from hotfd.server.tasks import detached
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Mapping
 
     from hotfd.config.link import Key
     from hotfd.config.release import Head
@@ -119,9 +119,11 @@ class Relay:
         self._seen = time.monotonic()
         while True:
             try:
-                async for heads in self._store.watch(self.knowledge.modules, self.interval):
-                    self._well("read")
-                    await self._take(heads)
+                watch = self._store.watch(self.knowledge.modules, self.interval)
+                async with aclosing(cast("AsyncGenerator[dict[str, Head]]", watch)) as found:
+                    async for heads in found:
+                        self._well("read")
+                        await self._take(heads)
             except ConfigError as error:
                 self._failed("read", str(error))
             await asyncio.sleep(self.interval)

@@ -20,13 +20,14 @@ def main() -> NoReturn:
     parser.add_argument("--path", default="")
     parser.add_argument("--branch", default="")
     parser.add_argument("--allow-scripts", action="store_true")
+    parser.add_argument("--limit", type=float, default=2.0)  # of a hook, in seconds: hotfd.publish.hooks.LIMIT
     parser.add_argument("words", nargs="+")
     given = parser.parse_args()
     what, *rest = given.words
     settings = Settings(given.kind, given.repository, given.store, given.path, given.branch, given.allow_scripts)
     status = 1
     try:
-        status = _work(settings, rest) if what == "work" else _hook(settings, what, rest)
+        status = _work(settings, rest) if what == "work" else _hook(settings, what, rest, given.limit)
     except ConfigError as error:
         say(str(error))
     except OSError as error:
@@ -42,10 +43,10 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _hook(settings: Settings, what: str, rest: list[str]) -> int:
+def _hook(settings: Settings, what: str, rest: list[str], limit: float) -> int:
     from hotfd.publish.hooks import Hook
 
-    return Hook(settings, say).run(what, rest)
+    return Hook(settings, say, limit).run(what, rest)
 
 
 def _work(settings: Settings, rest: list[str]) -> int:

@@ -28,9 +28,6 @@ HOOK_VARIABLES: Final = (
 )
 """With these git tells a hook where the objects are that are not yet in the repository (githooks(5))."""
 
-ZERO: Final = "0" * 40
-"""What git gives a hook for "no commit": before the first push, and after a deletion."""
-
 _REVISION: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 

@@ -1,6 +1,6 @@
 """What the hooks of a repository do: check what comes in, and have it published when it is in.
 
-No hook holds who commits for longer than :data:`LIMIT`. What cannot be checked by then, since the store does not
+The two hooks of a commit hold who commits for :data:`LIMIT` seconds together, at most. What cannot be checked by then, since the store does not
 answer, passes with a word about it: publishing checks it again. What is to be published is put into the spool, and a
 worker that outlives the hook takes it from there.
 """
@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from hotfd.config.open import open_store
 from hotfd.errors import ConfigError, StoreError
 from hotfd.publish.faults import RevisionRefused, short
-from hotfd.publish.git import ZERO, Git, GitIndex
+from hotfd.publish.git import Git, GitIndex
 from hotfd.publish.install import command
 from hotfd.publish.programs import Deadline, TooLate
 from hotfd.publish.rehearsal import Rehearsal
@@ -37,16 +38,22 @@ if TYPE_CHECKING:
     from hotfd.publish.repository import Repository
 
 LIMIT: Final = 2.0
-"""Seconds that a hook may hold who commits, from the start of its process."""
+"""Seconds that the hooks of one commit may hold who commits, from the start of their processes."""
 
-RESERVE: Final = 0.25
-"""Seconds of them that are kept for its end, and for starting the worker."""
+CHECK_SHARE: Final = 0.65
+"""Of them: what the hook before the commit may take; the one after it has what that one has left."""
+
+RESERVE: Final = 0.15
+"""Seconds that each keeps for its end."""
 
 LEAST: Final = 0.3
 """Seconds that a hook has in any case, on a machine where Python alone takes as long as it may."""
 
-STORE_LIMIT: Final = 0.7
-"""Seconds that the store has to give a first answer; without one, what can be checked without it is checked."""
+STORE_SHARE: Final = 0.4
+"""Of the time: what the store has to give a first answer; without one, what can be checked without it is checked."""
+
+SCRIPT_SHARE: Final = 0.7
+"""Of the time: what scripts have, so that one which does not end is refused, and not let through with the rest."""
 
 MAX_INPUT: Final = 1 << 20
 """Bytes that git tells a hook: a line for each branch that is pushed."""
@@ -61,12 +68,20 @@ class Hook:
     Args:
         settings: as they were when the hooks were installed.
         say: takes lines for the committer.
+        limit: seconds that it and the other hook of the same commit may hold who commits.
     """
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, say: Callable[[str], None], limit: float = LIMIT) -> None:
         self._settings = settings
         self._say = say
-        self._deadline = Deadline(max(LEAST, LIMIT - RESERVE - age()))
+        self._whole = limit
+        self._set(CHECK_SHARE * limit)
+
+    def _set(self, limit: float) -> None:
+        """Begin to count, for a hook that may take so many seconds."""
+        self._limit = max(LEAST, limit - RESERVE - age())
+        self._deadline = Deadline(self._limit)
+        self._scripts = Deadline(SCRIPT_SHARE * self._limit)
 
     def run(self, what: str, arguments: list[str]) -> int:
         """Do what one hook does.
@@ -78,6 +93,19 @@ class Hook:
         Returns:
             its exit status.
         """
+        if "-pre-" not in what:
+            return self._run(what, arguments)
+        try:
+            status = self._run(what, arguments)
+        except TooLate as error:
+            self._say(f"not everything could be checked in time ({error}); it is checked again when it is published")
+            status = 0
+        if status == 0:
+            with suppress(OSError):  # then the other hook takes it that this one has taken all that it may
+                self._spool().hold(age())
+        return status
+
+    def _run(self, what: str, arguments: list[str]) -> int:
         match what, arguments:
             case "git-pre-receive", _:
                 return self._pre_receive()
@@ -89,7 +117,8 @@ class Hook:
                     lambda: SvnTransaction(settings.repository, settings.path, self._deadline, transaction)
                 )
             case "git-post-receive", _:
-                return self._announce() if self._pushed() is not None else 0
+                pushed = self._pushed()
+                return self._announce() if pushed is not None and not _is_none(pushed[1]) else 0
             case "git-post-commit", _:
                 return self._announce() if self._is_on_branch() else 0
             case "svn-post-commit", _:
@@ -104,20 +133,16 @@ class Hook:
             return 0
         old, new = pushed
         settings = self._settings
-        if new.strip("0") == "":
+        if _is_none(new):
             self._say(f"branch {settings.branch} is removed; what was published from it stays in force")
             return 0
         accepted = _accepted()
-        status = self._checked(lambda: Git(settings.repository, settings.path, self._deadline), new, accepted=accepted)
-        if status or accepted or old == ZERO or old.strip("0") == "":
+        # Before the store is asked: a store that does not answer lets no forced push pass.
+        git = Git(settings.repository, settings.path, self._deadline)
+        rewritten = not accepted and not _is_none(old) and git.relation(old, new) not in {"older", "same"}
+        status = self._checked(lambda: git, new, accepted=accepted)
+        if status or not rewritten:
             return status
-        try:
-            relation = Git(settings.repository, settings.path, self._deadline).relation(old, new)
-        except TooLate as error:
-            self._say(f"whether history was rewritten was not checked: {error}")
-            return 0
-        if relation in {"older", "same"}:
-            return 0
         self._say(
             f"branch {settings.branch} was rewritten: {short(old)} is no ancestor of {short(new)}; to accept it, push with "
             f"--push-option={ACCEPT}"
@@ -134,7 +159,8 @@ class Hook:
         return None
 
     def _is_on_branch(self) -> bool:
-        git = Git(self._settings.repository, "", self._deadline)
+        # Without the hook's deadline: what is not known to be on another branch must not be left unpublished.
+        git = Git(self._settings.repository, "", Deadline())
         status, name = git.git("symbolic-ref", "--quiet", "HEAD", statuses=(0, 1))
         return status == 0 and name.decode().strip() == f"refs/heads/{self._settings.branch}"
 
@@ -178,8 +204,8 @@ class Hook:
         await self._rehearse(order, repository, Rehearsal(), blind=True)
 
     async def _rehearse(self, order: Order, repository: Repository, store: Rehearsal, *, blind: bool) -> None:
-        trial = publisher(order, repository, store, self._say, scripts=self._deadline, blind=blind)
-        await asyncio.wait_for(trial.publish(order.rev), self._deadline.left(LIMIT))
+        trial = publisher(order, repository, store, self._say, scripts=self._scripts, blind=blind)
+        await asyncio.wait_for(trial.publish(order.rev), self._deadline.left(self._limit))
 
     async def _store(self) -> Store | None:
         """Return the store if it answers, and says so otherwise."""
@@ -189,7 +215,7 @@ class Hook:
             self._say(str(error))
             return None
         try:
-            await asyncio.wait_for(store.heads(), min(STORE_LIMIT, self._deadline.left(LIMIT) / 2))
+            await asyncio.wait_for(store.heads(), self._deadline.left(STORE_SHARE * self._limit))
         except (StoreError, TimeoutError, OSError) as error:
             self._say(f"the store cannot be asked now: {str(error) or 'it does not answer'}")
             await store.aclose()
@@ -202,7 +228,9 @@ class Hook:
         """Have published what was committed, and say what becomes of it if that is known in time."""
         settings = self._settings
         try:
-            spool = Spool(directory_of(settings.kind, settings.repository))
+            spool = self._spool()
+            held = spool.held()
+            self._set(self._whole * (1 - CHECK_SHARE) if held is None else self._whole - held)
             before = spool.refused()
             spool.add(rewritten=_accepted(), by=who())
         except OSError as error:
@@ -223,6 +251,9 @@ class Hook:
             self._say("it is kept in hotfd-spool until it can be published")
         return self._status(outcome.state == "published" and not before)
 
+    def _spool(self) -> Spool:
+        return Spool(directory_of(self._settings.kind, self._settings.repository))
+
     def _status(self, good: bool) -> int:
         # svn shows what a hook says only if its status is not 0; a commit stands whatever a hook after it says.
         return 0 if good or self._settings.kind == "git" else 1
@@ -236,14 +267,17 @@ class Hook:
         """
         data = b""
         try:
-            while select.select([report], [], [], self._deadline.left(LIMIT))[0]:
+            while select.select([report], [], [], self._deadline.left(self._limit))[0]:
                 chunk = os.read(report, 1 << 16)
                 if chunk:
                     data += chunk
-                elif data:
+                    continue
+                try:
                     return msgspec.json.decode(data, type=Outcome)
-                else:
-                    raise ConfigError("committed, and not published: the process that publishes has ended; see its log")
+                except msgspec.MsgspecError:
+                    raise ConfigError(
+                        "committed, and not published: the process that publishes has ended; its log in hotfd-spool says why"
+                    ) from None
         finally:
             os.close(report)
         raise TooLate
@@ -287,6 +321,11 @@ def age() -> float:
     with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
         ticks = int(file.read().rpartition(")")[2].split()[19])
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _is_none(revision: str) -> bool:
+    """Return whether git means no commit: before a branch is made, and after it was removed, githooks(5)."""
+    return revision.strip("0") == ""
 
 
 def _accepted() -> bool:

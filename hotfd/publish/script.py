@@ -9,7 +9,7 @@ read what that user can read, so nobody's scripts are run unless that was asked 
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 import shutil
 import signal
@@ -25,7 +25,7 @@ from hotfd import log
 from hotfd.errors import ConfigError
 from hotfd.publish.compile import SCRIPT
 from hotfd.publish.documents import MAX_FILE, parse
-from hotfd.publish.programs import Deadline, listen
+from hotfd.publish.programs import Deadline, find, listen, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,7 +137,7 @@ class Scripts:
             raise ConfigError(_with(f"the script {_ended(warden.returncode)}", complaint))
         if noted:
             self._note(f"module {module!r}: the script has run, but {noted}")
-            log.event(30, "config-script-not-isolated", module=module)
+            log.event(logging.WARNING, "config-script-not-isolated", module=module)
         if complaint:
             self._note(f"module {module!r}: the script says: {complaint}")
         return said.output
@@ -171,7 +171,7 @@ def _end(warden: subprocess.Popen[bytes]) -> None:
             warden.wait(END_LIMIT)
         except subprocess.TimeoutExpired:
             warden.kill()
-            log.event(40, "config-script-warden-killed", pid=warden.pid)
+            log.event(logging.ERROR, "config-script-warden-killed", pid=warden.pid)
 
 
 def _ended(status: int) -> str:
@@ -202,19 +202,18 @@ def _with(what: str, complaint: str) -> str:
 
 def remove(directory: str) -> None:
     """Remove a script's directory, whatever the script has made of it; its processes are gone."""
-
-    def make_way(function: Callable[..., object], path: str, info: object) -> None:
+    waiting = [directory]
+    while waiting:
+        # Before it is looked into: who owns a directory may open it again, whatever the script has done to it.
         with suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            if os.path.isdir(path) and not os.path.islink(path):
-                os.chmod(path, 0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.unlink(path)
-
-    shutil.rmtree(directory, onerror=make_way)
-    if os.path.lexists(directory):
-        with suppress(OSError):
-            os.rmdir(directory)
-    if os.path.lexists(directory):
-        log.event(30, "config-script-directory-left", path=directory, error=os.strerror(errno.ENOTEMPTY))
+            os.chmod(waiting[-1], 0o700)
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    try:
+        shutil.rmtree(directory)
+    except (OSError, RecursionError) as error:
+        # Directories within each other, deeper than a path may be long.
+        with suppress(ConfigError):
+            run([find("rm", "a script"), "-rf", "--", directory], Deadline(), limit=END_LIMIT, env=ENVIRONMENT)
+        if os.path.lexists(directory):
+            log.event(logging.WARNING, "config-script-directory-left", path=directory, error=type(error).__name__)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,10 @@ MAX_ENTRY: Final = 16 << 10
 
 MAX_REFUSAL: Final = 64 << 10
 """Bytes of a refusal that are kept: all faults of some modules."""
+
+
+JUST_NOW: Final = 10.0
+"""Seconds within which the second hook of a commit follows the first one; more than that, it is another commit's."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -101,6 +106,18 @@ class Spool:
         except FileNotFoundError:
             return ""
 
+    def hold(self, seconds: float) -> None:
+        """Note how long a hook has held who commits, for the hook that follows it."""
+        self._write("held", f"{time.clock_gettime(time.CLOCK_BOOTTIME)} {seconds}".encode(), durable=False)
+
+    def held(self) -> float | None:
+        """Return how long the hook before this one has held who commits; None if it has not said so just now."""
+        try:
+            when, seconds = (float(word) for word in self._bytes("held", MAX_ENTRY).split())
+        except (FileNotFoundError, ValueError):
+            return None
+        return seconds if 0 <= time.clock_gettime(time.CLOCK_BOOTTIME) - when < JUST_NOW else None
+
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Be the repository's only worker, if there is none."""
@@ -129,7 +146,7 @@ class Spool:
         with open(os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
             return file.read(most)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         temporary = self.path(f".{name}.{secrets.token_hex(4)}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -137,13 +154,15 @@ class Spool:
                 os.fchmod(fd, self._file_mode)
                 file.write(data)
                 file.flush()
-                os.fsync(fd)
+                if durable:
+                    os.fsync(fd)
             os.rename(temporary, self.path(name))
         except OSError:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._sync()
+        if durable:
+            self._sync()
 
     def _remove(self, name: str) -> None:
         with suppress(FileNotFoundError):

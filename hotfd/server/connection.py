@@ -210,6 +210,8 @@ class Connection(Generic[S]):
         task: asyncio.Task[T] = self._helpers.start(_await(awaitable), f"{self.id}-wait")
         self._awaited = task
         task.add_done_callback(lambda _: self._wake())
+        if isinstance(awaitable, Coroutine):  # cancelled before its first step, it has never begun, and nobody ends it
+            task.add_done_callback(lambda _: awaitable.close())
         try:
             while not task.done() or self._stopped(task):
                 await self._park()

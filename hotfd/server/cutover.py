@@ -40,7 +40,7 @@ from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
 
 if TYPE_CHECKING:
-    from hotfd.config.slots import Snapshot
+    from hotfd.config.snapshots import Snapshot
     from hotfd.report import Outcome
     from hotfd.server.engine import Engine
     from hotfd.server.options import Identity, Options

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from hotfd import _core, log
+from hotfd.errors import ConfigError
 from hotfd.server import tasks
 from hotfd.server.bus import Bus
 from hotfd.server.connection import Connection
@@ -29,7 +30,8 @@ from hotfd.server.snapshot import renew
 from hotfd.server.stream import Life
 
 if TYPE_CHECKING:
-    from hotfd.config.slots import Slots, Snapshot
+    from hotfd.config.slots import Slots
+    from hotfd.config.snapshots import Snapshot
     from hotfd.framing import Framing
     from hotfd.server.keeper import Mover
     from hotfd.state import Codec
@@ -160,7 +162,12 @@ class Engine:
             sock.close()
             return
         id = self.new_id()
-        session = Session(id, release=self.slots.begin(id) if self.slots is not None else None)
+        try:
+            session = Session(id, release=self.release_for(id))
+        except ConfigError as error:
+            log.event(logging.ERROR, "session-not-begun", reason=str(error))
+            sock.close()
+            return
         connection: Connection[Any] = Connection(
             id,
             sock,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from hotfd.config.slots import Snapshot
+    from hotfd.config.snapshots import Snapshot
     from hotfd.server.bus import Bus
     from hotfd.server.connection import Connection
     from hotfd.server.rooms import Rooms

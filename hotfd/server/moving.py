@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hotfd import _core, log
-from hotfd.config.carry import carry
+from hotfd.config.carry import MAX_CARRIED, carry
 from hotfd.errors import HandoffRefused, StateError, StateTooNew
 from hotfd.server.escrow import Escrow
 from hotfd.server.gate import Gate
@@ -40,7 +40,8 @@ from hotfd.wire.sender import OPEN, Sender
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hotfd.config.slots import Slots, Snapshot
+    from hotfd.config.slots import Slots
+    from hotfd.config.snapshots import Snapshot
     from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
@@ -55,6 +56,9 @@ ANSWER_GRACE: Final = 0.25
 
 UNWIND_LIMIT: Final = 1.0
 """Seconds that the ``finally`` blocks of a moved session's handlers may take before they are cancelled."""
+
+CONFIG: Final = "config-unreadable"
+"""The code of a refusal that is about what a session holds of the configuration, and not about the new version."""
 
 PROCESS: Final = ""
 """The id of the pseudo-session that carries the process-wide state; no connection belongs to it."""
@@ -401,7 +405,8 @@ class Moving:
         """The new process cannot serve these: they go on here."""
         for refusal in refusals:
             item = self._items.pop(refusal.id)
-            self.first_refusal = self.first_refusal or refusal
+            if self.first_refusal is None or self.first_refusal.code == CONFIG:
+                self.first_refusal = refusal
             if item.session is not None:
                 del self._by_session[item.session]
                 self._keep(item.session, refusal.code, refusal.detail)
@@ -555,8 +560,16 @@ def send_releases(channel: Channel, slots: Slots, held: Iterable[Snapshot]) -> N
     Raises:
         OSError: no memory or descriptor is left for it.
         BufferError: the new process reads nothing.
+        HandoffRefused: it is more than the new process takes.
     """
-    memfd = _core.memfd_seal("hotfd-releases", [carry(slots, held)])
+    carried = carry(slots, held)
+    if len(carried) > MAX_CARRIED:
+        raise HandoffRefused(
+            "too-large",
+            f"the sessions hold {len(carried) >> 20} MiB of configuration in different releases, and at most "
+            f"{MAX_CARRIED >> 20} can be handed over; hand over again when some of them have ended",
+        )
+    memfd = _core.memfd_seal("hotfd-releases", [carried])
     channel.send(m.Releases(), [memfd], owned=[memfd])
 
 

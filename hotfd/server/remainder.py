@@ -38,7 +38,7 @@ from hotfd.wire import messages as m
 from hotfd.wire.sender import Phase, Sender
 
 if TYPE_CHECKING:
-    from hotfd.config.slots import Snapshot
+    from hotfd.config.snapshots import Snapshot
     from hotfd.server.engine import Engine
     from hotfd.server.link import Link
     from hotfd.server.session import Session
@@ -115,6 +115,7 @@ class Follow:
         except (HandoffRefused, OSError, ValueError, BufferError) as error:
             log.event(logging.INFO, "remainder-stays", newest=self._link.pid, reason=str(error))
             await self._undo()
+            self._give_up(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the clients must not pay for it
             log.event(logging.ERROR, "remainder-error", exc_info=error, newest=self._link.pid)
             await self._undo()
@@ -286,6 +287,14 @@ class Follow:
         if watch.dead and self._machine.phase is not Phase.SETTLED:
             self.catch_up()
             take_back(self.engine, self._machine, moving, self._touch, "session")
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell the newest process that nothing more comes, so that it does not wait for what may explain the silence."""
+        if self._channel is None or (self._moving is not None and self._moving.committed):
+            return
+        code = error.code if isinstance(error, HandoffRefused) else "superseded"
+        with suppress(BufferError, OSError, ChannelError):
+            self._channel.send(m.Abort(code, str(error)[: m.MAX_TEXT]))
 
     async def _certain(self, watch: ProcessWatch) -> None:
         """Wait until the newest process has said that it owns what is committed, or is dead, or has parted from here.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hotfd import log
 from hotfd.errors import HandoffRefused
-from hotfd.server.moving import BATCH, Moving
+from hotfd.server.moving import BATCH, CONFIG, Moving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -116,7 +116,7 @@ def _check_not_all_refused(moving: Moving) -> None:
     have become ready.
     """
     refusal = moving.first_refusal
-    if refusal is None or refusal.code == "config-unreadable":
+    if refusal is None or refusal.code == CONFIG:
         return
     if not moving.committed and not moving.outstanding:
         raise HandoffRefused(refusal.code, refusal.detail)

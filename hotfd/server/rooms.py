@@ -121,9 +121,9 @@ class Rooms:
 
     def leave(self, connection: Connection[Any]) -> None:
         """Give a connection of a shared session one of its own."""
+        own = Session(connection.id, release=self._engine.release_for(connection.id))
         connection._session.touch()
         self._quit(connection)
-        own = Session(connection.id, release=self._engine.release_for(connection.id))
         own.connections.append(connection)
         connection._session = own
         connection._gate(False)

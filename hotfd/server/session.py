@@ -14,7 +14,7 @@ from hotfd.server import tasks
 from hotfd.server.timers import NONE_PENDING, Timer, Timers
 
 if TYPE_CHECKING:
-    from hotfd.config.slots import Snapshot
+    from hotfd.config.snapshots import Snapshot
     from hotfd.server.connection import Connection
 
 BROADCAST_LIMIT: Final = 1 << 20

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hotfd.config.carry import Luggage
-    from hotfd.config.slots import Slots, Snapshot
+    from hotfd.config.slots import Slots
+    from hotfd.config.snapshots import Snapshot
     from hotfd.framing import Framing
     from hotfd.server.engine import Engine
     from hotfd.server.keeper import Keeper
@@ -279,9 +280,9 @@ def _release_of(slots: Slots | None, origin: Slots | Luggage | None, record: Ses
     """Find what a session holds of the configuration; one that began without any begins with it now."""
     if slots is None or origin is None:
         return None
-    if not record.release:
-        return slots.begin(record.key or record.id) if record.connections else None
     try:
+        if not record.release:
+            return slots.begin(record.key or record.id) if record.connections else None
         return origin.snapshot(record.release)
     except ConfigError as error:
         raise UnreadableRelease("config", str(error)) from None

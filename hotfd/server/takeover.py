@@ -13,6 +13,7 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from time import monotonic_ns
@@ -51,6 +52,9 @@ DEATH_LIMIT: Final = 1.0
 HEALTH_INTERVAL: Final = 1.0
 """Seconds between health checks in probation."""
 
+MAX_REASON: Final = 256
+"""Characters of a reason why a release cannot be read: as many as Hello may bring fit half a packet, at four bytes each."""
+
 
 class Takeover:
     """One handoff, as the new process lives it.
@@ -85,7 +89,7 @@ class Takeover:
         """What ran before this process, once Setup has come."""
         self._custody: Custody | None = None
         self._luggage = Luggage(engine.slots) if engine.slots is not None else None
-        self._unpacked = False
+        self._packed: list[bytes] | None = None  # releases that came before Hello
         self._touch: TouchMap | None = None
         self._newcomers = 0
         self._collector = CollectorPause()
@@ -192,6 +196,7 @@ class Takeover:
             pass
         if not self._begun or self._setup is None:
             raise HandoffRefused("no-channel", "nobody hands over on the inherited channel")
+        await self._unpack_first()
         setup, codec = self._setup, self._engine.codec
         told: dict[str, Any] = {}
         if setup.process_schema and self._import_state is None:
@@ -224,14 +229,17 @@ class Takeover:
     @property
     def _begun(self) -> bool:
         """Whether everything has come that this process must know before it says Hello."""
-        return self._setup is not None and (self._unpacked or not self._setup.releases)
+        return self._setup is not None and (self._packed is not None or not self._setup.releases)
 
     def _say_hello(self, hello: m.Hello) -> None:
-        try:
-            self._channel.send(hello)
-        except ValueError:
-            problem = "the types of its state do not fit the handoff channel; declare fewer or simpler ones"
-            self._channel.send(msgspec.structs.replace(hello, unreadable=problem, schema=None, kinds={}))
+        """Say Hello, with as much as a packet holds: the reasons about releases are for a dry run alone."""
+        brief = msgspec.structs.replace(hello, unreadable_releases={})
+        for message in (hello, brief):
+            with suppress(ValueError):
+                self._channel.send(message)
+                return
+        problem = "the types of its state do not fit the handoff channel; declare fewer or simpler ones"
+        self._channel.send(msgspec.structs.replace(brief, unreadable=problem, schema=None, kinds={}))
 
     async def ready(self) -> None:
         """Say that this process is initialised, if it is healthy.
@@ -326,19 +334,35 @@ class Takeover:
     def _unreadable_releases(self) -> dict[int, str]:
         """Say which releases of the old process's sessions this program cannot read, as many as a packet holds."""
         found = self._luggage.unreadable.items() if self._luggage is not None else ()
-        return {serial: reason[: m.MAX_TEXT] for serial, reason in islice(found, m.MAX_UNREADABLE)}
+        return {serial: reason[:MAX_REASON] for serial, reason in islice(found, m.MAX_UNREADABLE)}
 
     def _unpack(self, arrival: Arrival) -> None:
         """Take what the old process sends of its configuration; it is nothing to a program without one."""
-        self._unpacked = True
+        first = self._machine.phase is Phase.STARTING
+        if first and self._packed is None:
+            self._packed = []
         if self._luggage is None:
             return
         if not arrival.descriptors:
             raise ChannelError("the releases did not arrive; raise LimitNOFILE")
+        data = _core.memfd_load(arrival.descriptors[0], MAX_CARRIED)
+        if first and self._packed is not None:
+            self._packed.append(data)  # hello() unpacks it, and nobody whom this process serves waits for that
+            return
         try:
-            self._luggage.unpack(_core.memfd_load(arrival.descriptors[0], MAX_CARRIED))
+            self._luggage.unpack(data)
         except ConfigError as error:
             raise ChannelError(str(error)) from None
+
+    async def _unpack_first(self) -> None:
+        """Unpack what came before Hello: that is most, and may take seconds."""
+        while self._luggage is not None and self._packed:
+            try:
+                await self._luggage.unpack_beside(self._packed.pop(0))
+            except ConfigError as error:
+                raise await self.fail("protocol", str(error)) from error
+        if self._luggage is not None and self.done.done():
+            self._luggage.clear()
 
     def _dispatch(self, arrival: Arrival, ids: list[int]) -> None:
         match arrival.message:

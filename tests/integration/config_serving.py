@@ -16,19 +16,45 @@ from tests.integration import harness
 if TYPE_CHECKING:
     import ssl
 
-SERVE = [sys.executable, "-m", "hotfd.cli", "config", "serve"]
-
 INTERVAL = 0.5
 """Seconds between two digests in these tests: no test measures it, and some wait for several."""
 
 
+IMPATIENT = """
+    from hotfd.cli import main
+    from hotfd.distribution import attendant
+
+    attendant.GREETING_LIMIT = attendant.SEND_LIMIT = 2.0
+    main()
+"""
+"""A program that is ``hotfd``, and waits two seconds for its subscribers where that waits five and ten."""
+
+
 @contextmanager
 def configuration(
-    tmp_path: Path, store: Path, *options: str, modules: Sequence[str] = ("arena",), interval: float = INTERVAL
+    tmp_path: Path,
+    store: Path,
+    *options: str,
+    modules: Sequence[str] = ("arena",),
+    interval: float = INTERVAL,
+    impatient: bool = False,
 ) -> Iterator[harness.Server]:
-    """Run a configuration server on a free port of loopback, over a directory."""
+    """Run a configuration server on a free port of loopback, over a directory; see :data:`IMPATIENT`."""
     port = harness.free_port()
-    command = [*SERVE, "--listen", f"127.0.0.1:{port}", "--store", f"dir:{store}", "--interval", str(interval)]
+    program = [*harness.HOTFD]
+    if impatient:
+        program = [sys.executable, str(harness.script(tmp_path, "impatient.py", IMPATIENT))]
+    command = [
+        *program,
+        "config",
+        "serve",
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--store",
+        f"dir:{store}",
+        "--interval",
+        str(interval),
+    ]
     for module in modules:
         command += ["--module", module]
     with harness.server(tmp_path, [*command, *options], port) as service:

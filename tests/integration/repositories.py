@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from click.testing import CliRunner
 
+from hotfd.cli import main
+from hotfd.config.open import open_store
 from tests.integration.harness import PATIENCE
+
+if TYPE_CHECKING:
+    from hotfd.config.store import Store
+
+T = TypeVar("T")
 
 CONFIG = [sys.executable, "-m", "hotfd.cli", "config"]
 
@@ -33,6 +42,11 @@ class Done:
     status: int
     out: str
     err: str
+
+    @property
+    def said(self) -> str:
+        """All of it: svn prints what a hook after the commit says as a part of its own output."""
+        return self.out + self.err
 
     @property
     def json(self) -> Any:
@@ -63,6 +77,18 @@ def good(*command: str | Path, cwd: str | Path | None = None) -> str:
 def config(*arguments: str | Path) -> Done:
     """Run ``hotfd config``."""
     return run(*CONFIG, *arguments)
+
+
+def publish(where: str | Path, store: Path, *options: str | Path) -> Done:
+    """Run ``hotfd config publish --json`` within this process, which is quicker, and shows what it leaves open."""
+    return inside("publish", where, "--store", f"dir:{store}", "--json", *options)
+
+
+def inside(*arguments: str | Path) -> Done:
+    """Run ``hotfd config`` within this process."""
+    done = CliRunner().invoke(main, ["config", *(str(word) for word in arguments)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
 
 
 def write(directory: Path, files: Mapping[str, str | bytes | None]) -> None:
@@ -149,7 +175,7 @@ class Svn:
         good("svn", "add", "-q", "--force", "--auto-props", ".", cwd=self.files)
         for path in self.files.glob("**/instruction"):
             good("svn", "propset", "-q", "svn:executable", "on", path)
-        return run("svn", "commit", "-q", "--username", "ann", "-m", note, cwd=self.files)
+        return run("svn", "commit", "--username", "ann", "-m", note, cwd=self.files)
 
     def commit(self, files: Mapping[str, str | bytes | None], note: str = "settings") -> str:
         """Commit files; return the revision."""
@@ -163,14 +189,26 @@ class Svn:
         return "r" + good("svnlook", "youngest", self.where).strip()
 
 
-async def in_force(store: Path, module: str = "match") -> tuple[int, dict[str, Any]]:
-    """Return the version and the values of the release that is in force for all in a directory store."""
-    from hotfd.config.open import open_store
+def asked(store: Path, ask: Callable[[Store], Awaitable[T]]) -> T:
+    """Ask a directory store something."""
 
-    opened = open_store(f"dir:{store}")
-    try:
-        head = (await opened.heads([module]))[module]
-        assert head.stable is not None
+    async def whole() -> T:
+        opened = open_store(f"dir:{store}", create=True)
+        try:
+            return await ask(opened)
+        finally:
+            await opened.aclose()
+
+    return asyncio.run(whole())
+
+
+def in_force(store: Path, module: str = "match") -> tuple[int, dict[str, Any]] | None:
+    """Return the version and the values of what is in force for all in a directory store; None for nothing."""
+
+    async def ask(opened: Store) -> tuple[int, dict[str, Any]] | None:
+        head = (await opened.heads([module])).get(module)
+        if head is None or head.stable is None:
+            return None
         return head.stable.version, (await opened.release(module, head.stable.version)).release.values
-    finally:
-        await opened.aclose()
+
+    return asked(store, ask) if store.is_dir() else None

@@ -155,8 +155,8 @@ async def test_two_hundred_matches_of_four_go_on_over_twenty_handoffs_between_ve
             ]
             try:
                 for _ in range(HANDOFFS // 2):
-                    reports.append(await upgrade(service, *OPTIONS, *UNTIL_NOON))
-                    reports.append(await roll_back(service))
+                    reports.append(await upgrade(service, *OPTIONS, *UNTIL_NOON, probation="0.1"))
+                    reports.append(await roll_back(service, probation="0.1"))
             finally:
                 over.set()
                 await asyncio.gather(*players)

@@ -23,7 +23,7 @@ from tests.unit.config_stores import LONG, SHORT, following, publish, until
 
 Opener = Callable[..., EtcdStore]
 
-QUICK = 0.5
+QUICK = 1.0
 """Seconds for an answer where one is certain not to come."""
 
 _prefixes = itertools.count(1)

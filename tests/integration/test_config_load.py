@@ -202,8 +202,9 @@ class Client(asyncio.Protocol):
         self.room: Room | None = None
         self._buffer = b""
         self._expected: deque[tuple[float, Callable[[bytes], None]]] = deque()
+        self._answer: asyncio.Future[bytes] | None = None
         self._transport: asyncio.Transport | None = None
-        self._ended = False
+        self._ended = self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -221,7 +222,11 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._ended:
+            self._lost = True
             self.oracle.violations.append(f"a connection is lost, {len(self._expected)} answers are missing: {error}")
+            self._expected.clear()
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_exception(ConnectionError(self.oracle.violations[0]))
 
     @property
     def idle(self) -> bool:
@@ -229,6 +234,8 @@ class Client(asyncio.Protocol):
 
     def say(self, word: str, hear: Callable[[bytes], None]) -> None:
         assert self._transport is not None
+        if self._lost:
+            raise ConnectionError(self.oracle.violations[0])
         self._expected.append((time.monotonic(), hear))
         self._transport.write(word.encode() + b"\n")
 
@@ -243,10 +250,10 @@ class Client(asyncio.Protocol):
 
     async def ask(self, word: str) -> int:
         """Send a frame, and return the number that the answer has."""
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.say(word, answer.set_result)
+        self._answer = asyncio.get_running_loop().create_future()
+        self.say(word, self._answer.set_result)
         async with asyncio.timeout(harness.PATIENCE):
-            return self.oracle.read(await answer)
+            return self.oracle.read(await self._answer)
 
     async def enter(self, room: Room) -> None:
         """Join a room: whoever is in it sees the same, whatever he saw before."""
@@ -272,6 +279,9 @@ class Load:
         self.oracle = Oracle()
         self.version = 0
         self.clients: list[Client] = []
+        """Those who stay."""
+        self.connected: list[Client] = []
+        """All that there ever were."""
         self.begun = 0
         self.handed_over = 0
         self.pauses: list[float] = []
@@ -281,6 +291,7 @@ class Load:
     async def connect(self) -> Client:
         loop, (host, port) = asyncio.get_running_loop(), self.service.address
         _, client = await loop.create_connection(lambda: Client(self.oracle), host, port)
+        self.connected.append(client)
         return client
 
     async def begin(self) -> Client:
@@ -477,7 +488,7 @@ async def run(load: Load) -> None:
         assert load.oracle.begins(load.clients[-1].number, load.version, "the last one") == load.version
         load.oracle.check()
     finally:
-        for client in load.clients:
+        for client in load.connected:
             client.close()
         await load.store.aclose()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hotfd.config import push, rollout
 from hotfd.config.open import open_store
 from hotfd.config.store import Acknowledgement, Store
 from tests.integration import harness
-from tests.integration.config_releases import publish, publish_to
+from tests.integration.config_releases import publish, publish_to, staged
 from tests.integration.config_serving import (
     configuration,
     eventually,
@@ -62,13 +65,17 @@ async def test_one_publish_reaches_the_subscribers_of_all_servers_and_what_they_
     with configuration(tmp_path, path, interval=30) as one, configuration(tmp_path, path) as two:
         async with following_url(url_of(one), interval=30) as follower:
             heads = await follower.heads()
-            assert (await follower.source.release("arena", 1, heads["arena"].stable.sha256)).release.values == {"size": 1}
+            assert (await follower.source.release("arena", 1, heads["arena"].stable.sha256)).release.values == {
+                "size": 1
+            }
 
             # One server says nothing by itself for half a minute: what comes, comes since it was published.
             assert await publish_to(store, {"size": 2}) == 2
             while (heads := await follower.heads())["arena"].sequence < 2:
                 pass
-            assert (await follower.source.release("arena", 2, heads["arena"].stable.sha256)).release.values == {"size": 2}
+            assert (await follower.source.release("arena", 2, heads["arena"].stable.sha256)).release.values == {
+                "size": 2
+            }
 
         # From the other server, which writes twice a second: reports, schemas, and the end of a canary.
         async with following_url(url_of(two)) as follower:
@@ -139,19 +146,29 @@ async def test_subscribers_stay_connected_while_their_server_is_replaced(tmp_pat
         async with raw(service, subscription()) as client, following_url(url_of(service)) as follower:
             await client.hear_of(1)
             await follower.heads()
-            for version in (2, 3):
+            await handed_over(service)
+            await publish_to(store, {"size": 2})
+            digest = await client.hear_of(2)
+            client.say(push.Want("arena", 2, digest.heads[0].stable.sha256))
+            assert isinstance(await client.hear_a(push.Body), push.Body)
+            while (await follower.heads())["arena"].sequence < 2:
+                pass
+
+            # One that is in the middle of two large releases, and has read nothing of them, gets them all the same.
+            large = [await publish_to(store, {**LARGE, "number": number}) for number in range(2)]
+            await client.hear_of(large[-1])
+            wanted = [push.Want("arena", one.version, one.sha256) for one in await store.history("arena", limit=2)]
+            async with raw(service, subscription(server="slow"), *wanted, limit=1) as slow:
+                await eventually(lambda: said(service, "subscribers"), 3)
                 await handed_over(service)
-                await publish_to(store, {"size": version})
-                digest = await client.hear_of(version)
-                client.say(push.Want("arena", version, digest.heads[0].stable.sha256))
-                assert isinstance(await client.hear_a(push.Body), push.Body)
-                while (await follower.heads())["arena"].sequence < version:
-                    pass
-            await follower.source.report([report_of(3)])
-            assert await reported(store, 3)
+                bodies = [await slow.hear_a(push.Body) for _ in wanted]
+                assert sorted(body.version for body in bodies) == large  # type: ignore[union-attr]
+            await eventually(lambda: said(service, "subscribers"), 2)
+
+            await follower.source.report([report_of(2)])
+            assert await reported(store, 2)
             assert said(service, "subscribers") == 2
             assert await store.addresses("arena") == [f"127.0.0.1:{service.port}"], "it is registered all the time"
-        assert "config-server-lost" not in service.logged()
     assert await store.addresses("arena") == [], "and no more when it was stopped"
     await store.aclose()
 
@@ -196,7 +213,7 @@ async def test_a_server_serves_on_while_its_store_is_away_and_a_new_one_that_kno
 
 
 async def test_modules_are_looked_up_and_followed_at_the_servers_that_have_them(tmp_path: Path, path: Path) -> None:
-    publish(path, {"words": 1}, "chat")
+    await asyncio.to_thread(publish, path, {"words": 1}, "chat")
     with configuration(tmp_path, path) as arena, configuration(tmp_path, path, modules=("chat",)) as chat:
         async with raw(arena, subscription("other")) as client:
             answers = await client.ended()
@@ -208,12 +225,14 @@ async def test_modules_are_looked_up_and_followed_at_the_servers_that_have_them(
         async with following_url(url_of(arena), modules=("arena", "chat")) as follower:
             heads = await follower.heads()
             assert {module: head.sequence for module, head in heads.items()} == {"arena": 1, "chat": 1}
-            assert (await follower.source.release("chat", 1, heads["chat"].stable.sha256)).release.values == {"words": 1}
+            assert (await follower.source.release("chat", 1, heads["chat"].stable.sha256)).release.values == {
+                "words": 1
+            }
 
 
 async def test_hostile_clients_are_ended_and_cost_the_others_nothing(tmp_path: Path, path: Path) -> None:
-    with configuration(tmp_path, path, "--max-subscribers", "3") as service:
-        publish(path, LARGE)
+    with configuration(tmp_path, path, "--max-subscribers", "3", impatient=True) as service:
+        await asyncio.to_thread(publish, path, LARGE)
         async with (
             raw(service) as silent,
             raw(service, subscription(server="good")) as good,
@@ -250,12 +269,90 @@ async def test_hostile_clients_are_ended_and_cost_the_others_nothing(tmp_path: P
             await good.hear_of(2)
             good.say(push.Want("arena", 2, head.stable.sha256))
             await good.hear_a(push.Body)
+            assert "Traceback" not in service.logged()
 
 
 def test_a_server_that_other_machines_could_reach_without_tls_does_not_start(path: Path) -> None:
     done = harness.hotfd("config", "serve", "--module", "arena", "--listen", "0.0.0.0:7000", "--store", f"dir:{path}")
     assert done.returncode == 2
     assert "--tls-cert FILE --tls-key FILE --tls-ca FILE" in done.stderr
+
+
+PLAYER = """
+    import sys
+
+    import msgspec
+
+    import hotfd
+
+
+    class Rules(msgspec.Struct, frozen=True):
+        size: int = 0
+
+
+    async def talk(conn):
+        async for line in conn:
+            await conn.send(b"%d" % conn.config.size)
+
+
+    hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}", config=hotfd.Config("arena", Rules, interval=0.5))
+"""
+
+
+def test_a_server_that_follows_configuration_servers_gives_its_next_sessions_what_was_published(
+    tmp_path: Path, path: Path
+) -> None:
+    with configuration(tmp_path, path) as one, configuration(tmp_path, path) as two:
+        env = {"HOTFD_CONFIG_SOURCE": url_of(one, two)}
+        with harness.program(tmp_path, PLAYER, env=env) as game, game.connect() as first:
+            ask(first, 1)
+            assert publish(path, {"size": 2}) == 2
+            staged(game, 2)
+            ask(first, 1)
+            with game.connect() as second:
+                ask(second, 2)
+            harness.kill(one.pid)
+            publish(path, {"size": 3})
+            staged(game, 3)
+            game.handoff("--probation", "0.2")
+            ask(first, 1)
+            with game.connect() as third:
+                ask(third, 3)
+            asyncio.run(is_known_to_run(path, 3))
+    harness.hotfd("ps")  # removes the socket file that was left by who was killed
+
+
+def ask(client: socket.socket, size: int) -> None:
+    """Ask a session with which configuration it runs."""
+    client.sendall(b"size?\n")
+    assert client.recv(100) == b"%d\n" % size
+
+
+async def is_known_to_run(path: Path, version: int) -> None:
+    """Wait until the store has it from the new process that it begins sessions with a release."""
+    store = opened(path)
+
+    async def newest() -> list[tuple[int, int, str]]:
+        found = await store.acknowledgements("arena")
+        return [(one.running, one.generation, one.state) for one in found if one.generation == 2]
+
+    await eventually(newest, [(version, 2, "running")])
+    await store.aclose()
+
+
+@pytest.mark.alone
+def test_a_subscriber_is_current_within_an_interval_after_it_was_cut_off(tmp_path: Path) -> None:
+    interval = 2.0
+    possible = ["unshare", "-n", "sh", "-c", "ip link set lo up && nft list ruleset"]
+    try:
+        subprocess.run(possible, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs unshare, ip and nft, and the right to use them: {error}")
+    command = ["unshare", "-n", sys.executable, "-m", "tests.integration.partition", str(tmp_path), str(interval)]
+    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, timeout=harness.PATIENCE)
+    assert done.returncode == 0, done.stderr
+    print(f"\ncurrent again {1000 * float(done.stdout):.0f} ms after a partition; the interval is {interval:g} s")
+    assert float(done.stdout) <= interval
 
 
 @pytest.mark.alone

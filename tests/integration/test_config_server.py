@@ -244,6 +244,10 @@ ROUNDS = 5
 """Measurements of which the best counts: on a busy machine others are about that machine."""
 
 
+QUIET = 0.001
+"""Seconds that the loop may wait on a machine that does nothing else; where it waits longer, nothing can be measured."""
+
+
 async def _lag(done: asyncio.Event) -> float:
     """Return the longest time for which the loop did nothing else, in seconds."""
     worst, before = 0.0, time.perf_counter()
@@ -261,7 +265,7 @@ async def test_staging_two_thousand_keys_holds_the_loop_for_no_five_milliseconds
     store = open_store(f"dir:{tmp_path / 'store'}", create=True)
     await publish_to(store, {"table": {"key": 0}})
     configuration = Configuration([hotfd.Config("arena", Many, source=store.url)], "play")
-    lags = []
+    lags, idle = [], []
     try:
         await configuration.start(1)
         slots = configuration.slots
@@ -275,6 +279,9 @@ async def test_staging_two_thousand_keys_holds_the_loop_for_no_five_milliseconds
             assert len(slots.begin("a").value.table) == 2000
             done.set()
             lags.append(await watch)
+            done.clear()
+            asyncio.get_running_loop().call_later(0.05, done.set)
+            idle.append(await _lag(done))
     finally:
         await configuration.aclose()
         await store.aclose()
@@ -282,4 +289,6 @@ async def test_staging_two_thousand_keys_holds_the_loop_for_no_five_milliseconds
         print(
             f"\n[staging 2,000 keys: longest stall of the loop, in ms: {', '.join(f'{lag * 1e3:.2f}' for lag in lags)}]"
         )
+    if min(idle) > QUIET:
+        pytest.skip(f"other programs keep the loop waiting for {min(idle) * 1e3:.1f} ms already")
     assert min(lags) < 0.005

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,8 +15,12 @@ from hotfd.config.etcd import EtcdStore
 from hotfd.config.release import encode_head
 from hotfd.errors import Conflict, StoreError
 from tests.integration.etcd_cluster import Cluster, etcd_cluster
+from tests.integration.etcd_proxy import proxy
 from tests.unit.config_stores import *  # noqa: F403 - the tests themselves
-from tests.unit.config_stores import publish, publishing, report, sealed, shows_no_older_heads
+from tests.unit.config_stores import LONG, following, publish, publishing, report, sealed, shows_no_older_heads
+
+if TYPE_CHECKING:
+    from hotfd.config.etcd_messages import TransactionAnswer
 
 OpenStore = Callable[[], EtcdStore]
 
@@ -76,26 +82,45 @@ async def test_heads_that_went_back_are_not_followed(
     await shows_no_older_heads(store, go_back, go_on, caplog)
 
 
-async def test_a_release_that_nobody_could_publish_is_taken_away(
-    cluster: Cluster, prefix: str, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("overtaken_at", ["before its release is put", "after that"])
+async def test_a_release_that_came_too_late_is_taken_away(
+    cluster: Cluster, prefix: str, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, overtaken_at: str
 ) -> None:
     store, other = open_store(), open_store()
-    late = publishing(None, "game", who="late")
     transact = store._gateway.transact
 
-    async def overtaken(compare: object = (), success: object = (), failure: object = ()) -> object:
-        if failure:  # the last transaction of a commit: the release has been put
-            assert len(cluster.keys(f"/{prefix}releases/")) == 1
+    async def overtaken(compare: Any = (), success: Any = (), failure: Any = ()) -> TransactionAnswer:
+        if compare and bool(failure) is (overtaken_at == "after that") and not await other.heads():
+            assert len(cluster.keys(f"/{prefix}releases/")) == bool(failure)
             await other.commit([publishing(None, "game", who="first")])
         return await transact(compare, success, failure)
 
     monkeypatch.setattr(store._gateway, "transact", overtaken)
     with pytest.raises(Conflict, match="game"):
-        await store.commit([late])
+        await store.commit([publishing(None, "game", who="late")])
     monkeypatch.undo()
-    left = cluster.keys(f"/{prefix}releases/")
-    assert len(left) == 1
+    assert len(cluster.keys(f"/{prefix}releases/")) == 1
     assert (await store.release("game", 1)).release.values == {"who": "first"}
+
+
+async def test_a_watch_looks_once_for_each_change_and_for_none_that_it_has_seen(
+    cluster: Cluster, prefix: str, open_store: OpenStore
+) -> None:
+    direct = open_store()
+    canary = await publish(direct, "game", rollout.For(share=0.5))
+    async with proxy(cluster.members[0]) as way:
+        store = EtcdStore(f"etcd://{way.host}:{way.port}/{prefix}")
+        async with aclosing(store.watch(["game"], LONG)) as watch:
+            await following(watch)
+            # One change, while the reader is busy and before there is a watch.
+            await direct.commit([rollout.promote(canary, by="bob")])
+            assert (await following(watch))["game"].change == "promoted"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await anext(watch)
+        await store.aclose()
+        # One look at first and one for the change; each watch that an election ends has one more of both.
+        assert way.count("/v3/kv/txn") == 1 + way.count("/v3/watch")
 
 
 async def test_what_a_crash_has_left_of_a_version_is_neither_read_nor_kept(

@@ -59,7 +59,7 @@ PROGRAM = """
     hotfd.run(talk, f"127.0.0.1:{sys.argv[1]}", framing=hotfd.Lines(), state=Visitor, name="mortal")
 """
 
-CLIENTS = 600
+CLIENTS = 300
 
 
 class Client:

@@ -1,17 +1,21 @@
 """Programs for tests of the directory store: power cuts, and many publishers. Each runs in a process of its own.
 
 ``python -m tests.unit.config_power_cuts cuts DIRECTORY`` and ``... publishers DIRECTORY``. They fork, which a process
-with threads (as pytest's is) should not.
+with threads (as pytest's is) should not. ``cuts-held`` cuts a commit while somebody holds the ledger, and ``cuts-after``
+the one that follows it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
+import sqlite3
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hotfd.config import directory_ledger
 from hotfd.config.directory import DirectoryStore
 from hotfd.config.directory_ledger import Ledger
 from hotfd.config.rollout import For
@@ -19,7 +23,7 @@ from hotfd.errors import Conflict
 from tests.unit.config_stores import publishing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hotfd.config.release import Head
     from hotfd.config.rollout import Step
@@ -74,11 +78,26 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+@contextlib.contextmanager
+def held(place: str) -> Iterator[None]:
+    """Hold the ledger, as a process does that was stopped while it wrote."""
+    busy, directory_ledger.BUSY = directory_ledger.BUSY, 0.0  # type: ignore[misc]
+    with contextlib.closing(sqlite3.connect(os.path.join(place, "ledger.sqlite"), isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+    directory_ledger.BUSY = busy  # type: ignore[misc]
+
+
 # -- power cuts ------------------------------------------------------------------------------------
 
 
-def cut_at(place: str, steps: list[Step], at: int) -> None:
+def cut_at(place: str, steps: list[Step], at: int, *, hold: bool) -> None:
     """Commit, and end at the n-th step; a write is half done then."""
+    with held(place) if hold else contextlib.nullcontext():
+        _cut_at(place, steps, at)
+
+
+def _cut_at(place: str, steps: list[Step], at: int) -> None:
     write, exit_now = os.write, os._exit
     count = 0
 
@@ -125,18 +144,29 @@ def go_on(place: str) -> None:
         history = store._history(step.head.module, 50, None)
         assert history[0] == step.event
         assert [event.sequence for event in history] == list(range(step.head.sequence, 0, -1)), history
-    left = [name for _, _, names in os.walk(place) for name in names if name.endswith((".new", "-journal"))]
+    left = [
+        name
+        for _, _, names in os.walk(place)
+        for name in names
+        if name.endswith((".new", "-journal")) or name == "waiting.json"
+    ]
     assert left == [], left
 
 
-def cuts(base: str) -> None:
-    """Cut the power at each step of a commit of three modules; print at how many."""
+def cuts(base: str, when_held: str = "never") -> None:
+    """Cut the power at each step of a commit of three modules; print at how many.
+
+    Args:
+        base: a directory.
+        when_held: when somebody holds the ledger: ``never``, ``before`` that commit, or ``now``.
+    """
     whole = os.path.join(base, "whole")
     store = DirectoryStore(whole, create=True)
     events = {}
-    for _ in range(2):
+    for number in range(3):
         steps = [publishing(store.read_heads().get(module), module) for module in ("chat", "game")]
-        store.write(steps)
+        with held(whole) if number and when_held == "before" else contextlib.nullcontext():
+            store.write(steps)
         events |= {(step.head.module, step.head.sequence): step.event for step in steps}
     old = store.read_heads()
     steps = [
@@ -151,7 +181,7 @@ def cuts(base: str) -> None:
         at += 1
         place = os.path.join(base, f"cut-{at}")
         shutil.copytree(whole, place)
-        status = ended(child(lambda place=place, at=at: cut_at(place, steps, at)))
+        status = ended(child(lambda place=place, at=at: cut_at(place, steps, at, hold=when_held == "now")))
         assert status in (CUT, 0), status
         carried_out.append(check_whole(place, old, new, events))
         go_on(place)
@@ -208,7 +238,13 @@ def publishers(base: str) -> None:
 
 def main() -> NoReturn:
     """Run one of the programs."""
-    {"cuts": cuts, "publishers": publishers}[sys.argv[1]](sys.argv[2])
+    programs: dict[str, Callable[[str], None]] = {
+        "cuts": cuts,
+        "cuts-held": lambda base: cuts(base, "now"),
+        "cuts-after": lambda base: cuts(base, "before"),
+        "publishers": publishers,
+    }
+    programs[sys.argv[1]](sys.argv[2])
     sys.exit(0)
 
 

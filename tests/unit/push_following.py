@@ -54,7 +54,6 @@ async def following_url(
     url: str, interval: float = 1.0, modules: tuple[str, ...] = ("arena",), who: Identity = WHO
 ) -> AsyncIterator[Following]:
     """Follow configuration servers; see that the source goes on until it is closed, and leaves no task over."""
-    before = asyncio.all_tasks()
     source = ServersSource(url, who, interval)
     found = Following(source)
     task = asyncio.create_task(found.run(modules))
@@ -62,11 +61,10 @@ async def following_url(
         yield found
         assert not task.done(), "it follows until it is told to stop"
     finally:
-        names = {task.get_name() for task in source._tasks.values()} | {"config-servers"}
+        tasks = [*source._tasks.values(), source._keeper]
         await source.aclose()
         async with asyncio.timeout(FUSE):
             with pytest.raises(ConfigError, match="closed"):
                 await task
-    left = {task for task in asyncio.all_tasks() if task.get_name() in names} - before
     assert not source._tasks
-    assert left == set()
+    assert all(task is None or task.done() for task in tasks)

@@ -22,7 +22,7 @@ from hotfd.app.pins import MAX_NAMED, Pins
 from hotfd.config.cache import Cache, Kept
 from hotfd.config.release import Head, Track
 from hotfd.config.rollout import For
-from hotfd.config.slots import Slots, Staged
+from hotfd.config.slots import Slots
 from hotfd.errors import ConfigError, StoreError
 from tests.unit.config_support import FUSE, FakeSource, Rules, Shelf, Shop, events, sealed
 
@@ -249,7 +249,10 @@ async def test_a_server_that_starts_again_does_not_go_back_with_its_source(sourc
         assert one.slots.begin("a").versions == {"arena": 1}
 
 
-async def test_a_release_that_fails_when_it_is_first_used_gives_way_to_the_last_good_one(sources: Sources) -> None:
+@pytest.mark.parametrize("shop_too", [False, True])
+async def test_a_release_that_fails_when_it_is_first_used_gives_way_to_the_last_good_one(
+    sources: Sources, shop_too: bool
+) -> None:
     def first(value: Rules) -> None:
         if value.size == 4:
             raise RuntimeError("no")
@@ -257,8 +260,10 @@ async def test_a_release_that_fails_when_it_is_first_used_gives_way_to_the_last_
     keep(3)
     for size in (1, 2, 3, 4):
         sources.shelf.publish("arena", size=size)
+    if shop_too:
+        sources.shelf.publish("shop", price=1)
     async with started(arena(on_first_use=first, initial=Rules(7)), shop(initial=Shop())) as one:
-        assert one.slots.begin("a").versions == {"arena": 3, "shop": 0}
+        assert one.slots.begin("a").versions == {"arena": 3, "shop": int(shop_too)}
         assert one.status({})["arena"]["quarantined"] == [4]
 
 
@@ -298,9 +303,10 @@ async def test_what_was_handed_over_and_fails_when_it_is_first_used_is_an_error(
         if value.size == 5:
             raise RuntimeError("no")
 
-    one = Configuration([arena(on_first_use=first, initial=Rules(7))], "play")
+    one = Configuration([arena(on_first_use=first, initial=Rules(7)), shop()], "play")
     before = Shelf()
     before.publish("arena", size=5)
+    before.publish("shop", price=1)
     before.stage(one.slots)
     try:
         with pytest.raises(ConfigError, match="failed when it was first used"):
@@ -462,6 +468,17 @@ def test_a_release_that_is_held_too_long_after_its_end_is_told_once(
     assert (told["held"], told["oldest_held_by"]) == ("1 by 2", "v1-0, v1-1")
 
 
+def test_a_release_counts_from_its_end_and_not_from_when_that_was_seen(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holding, now = Holding(max_pinned_age=100.0), time.time()
+    holding.publish()
+    holding.publish()
+    monkeypatch.setattr(time, "time", lambda: now + 101)
+    holding.look()
+    assert len(logged("config-pinned-too-long")) == 1
+
+
 def test_a_canary_that_was_taken_back_counts_from_when_that_was_seen(
     logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,18 +508,44 @@ def test_shared_sessions_are_named_by_their_keys(logged: Logged) -> None:
 
 
 async def test_what_sessions_hold_is_looked_at_when_a_release_comes_into_force(
-    sources: Sources, logged: Logged, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(configuration, "LOOK", (0.0, 3600.0))
+    looks: list[int] = []
+    monkeypatch.setattr(Pins, "look", lambda self, sessions: looks.append(len(list(sessions))))
     sources.shelf.publish("arena", size=1)
-    async with started(arena(max_pinned=1)) as one:
-        held = [session("a", one.slots.begin("a"))]
-        update = sources.shelf.publish("arena", size=2)
-        assert update.stable is not None
-        compiled = one.slots.config("arena").compile(sources.shelf.releases[update.stable.sha256])
-        one.slots.stage([Staged(update, compiled)])
-        held.append(session("b", one.slots.begin("b")))
-        one.sessions = {one.id: one for one in held}
+    async with started() as one:
         async with asyncio.timeout(FUSE):
-            while not logged("config-pinned-too-many"):
+            while len(looks) < 1 or one._look.is_set():
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            one.sessions = {"a": session("a", one.slots.begin("a"))}
+            before = len(looks)
+            sources.shelf.publish("arena", size=2)
+            sources.opened["fake:"].say()
+            while one.slots.staged("arena") is None:
                 await asyncio.sleep(0.01)
+            assert len(looks) == before
+            one.slots.begin("b")
+            while len(looks) == before:
+                await asyncio.sleep(0)
+    assert looks[-1] == 1
+
+
+async def test_a_look_that_fails_is_told_and_not_the_last(
+    sources: Sources, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "LOOK", (0.0, 0.0))
+    looks: list[int] = []
+
+    def look(self: Pins, sessions: Any) -> None:
+        looks.append(1)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Pins, "look", look)
+    sources.shelf.publish("arena", size=1)
+    async with started(), asyncio.timeout(FUSE):
+        while len(looks) < 3:
+            await asyncio.sleep(0)
+    assert logged("config-pins-failed")

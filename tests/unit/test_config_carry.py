@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import pytest
@@ -10,7 +10,10 @@ import pytest
 import hotfd
 from hotfd.config.carry import Luggage, carry
 from hotfd.config.release import Canary, Head, Release, Sealed, Track, seal
-from hotfd.config.slots import Slots, Snapshot, Staged
+from hotfd.config.slots import Slots, Staged
+
+if TYPE_CHECKING:
+    from hotfd.config.snapshots import Snapshot
 
 
 class Rules(msgspec.Struct, frozen=True):

@@ -9,12 +9,15 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from hotfd.config import rollout
@@ -421,8 +424,8 @@ def torn_pages(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [no_database, other_tables, broken_rows, torn_pages], ids=lambda d: d.__name__)
-async def test_readers_do_not_need_the_ledger_and_publishers_are_told_what_to_do(
-    store: DirectoryStore, place: Path, damage: Callable[[Path], None]
+async def test_neither_readers_nor_publishers_need_the_ledger_and_they_are_told_what_to_do(
+    store: DirectoryStore, place: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     heads = store.read_heads()
     step = publishing(heads["game"], "game")
@@ -431,13 +434,21 @@ async def test_readers_do_not_need_the_ledger_and_publishers_are_told_what_to_do
     assert (await store.release("game", 1)).release.version == 1
     with pytest.raises(StoreError, match=r"ledger\.sqlite.*move it away"):
         await store.history("game")
-    with pytest.raises(StoreError, match=r"ledger\.sqlite.*move it away"):
+    with caplog.at_level(logging.WARNING, logger="hotfd"):
         await store.commit([step])
-    assert await store.heads() == heads
+    told = [record.hotfd for record in caplog.records if record.hotfd["event"] == "config-history-waits"]  # type: ignore[attr-defined]
+    assert len(told) == 1
+    assert "move it away" in str(told[0]["reason"])
+    assert await store.heads() == {"game": step.head}
+    with pytest.raises(StoreError, match=r"ledger\.sqlite.*move it away"):
+        await store.history("game")
 
     (place / "ledger.sqlite").rename(place / "ledger.damaged")
-    await store.commit([step])
-    assert [event.sequence for event in await store.history("game")] == [3, 2]
+    assert [event.sequence for event in await store.history("game")] == [3]
+    following = publishing(step.head, "game")
+    await store.commit([following])
+    assert await store.history("game") == [following.event, step.event]
+    assert not (place / "waiting.json").exists()
 
 
 def test_a_ledger_of_a_newer_hotfd_is_left_alone(store: DirectoryStore, place: Path) -> None:
@@ -448,16 +459,101 @@ def test_a_ledger_of_a_newer_hotfd_is_left_alone(store: DirectoryStore, place: P
     assert "chat" not in store.read_heads()
 
 
-def test_a_ledger_that_is_held_for_long_is_not_waited_for_for_ever(
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the ledger, as a process does that was stopped while it wrote."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hotfd.config.directory_ledger.BUSY", 0.05)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            yield
+
+
+def test_publishing_goes_on_while_the_ledger_is_held_and_the_history_has_no_hole(
+    store: DirectoryStore, place: Path
+) -> None:
+    steps = [publishing(store.read_heads()["game"], "game")]
+    with held(place / "ledger.sqlite"):
+        store.write(steps)
+        steps.append(publishing(steps[-1].head, "game", For(("eu",), 0.5)))
+        store.write([steps[-1], publishing(None, "chat")])
+        steps.append(rollout.abort(steps[-1].head, by="bob", reason="slow"))
+        store.write(steps[-1:])
+        with pytest.raises(StoreError, match="another process has held it for long"):
+            store._history("game", 9, None)
+        assert store._release("game", steps[0].head.last, None).release.version == 3
+    assert [event.sequence for event in store._history("game", 9, None)] == [5, 4, 3, 2, 1]
+    assert store._history("game", 3, None) == [step.event for step in reversed(steps)]
+    assert store._history("game", 2, 4) == [steps[0].event, store._history("game", 1, 3)[0]]
+    assert [event.sequence for event in store._history("chat", 9, None)] == [1]
+
+    steps.append(publishing(steps[-1].head, "game"))
+    store.write(steps[-1:])
+    assert not (place / "waiting.json").exists()
+    assert Ledger(str(place / "ledger.sqlite")).events("game", 100, 4) == [step.event for step in reversed(steps)]
+
+
+def test_an_event_that_waits_and_that_no_head_has_reached_does_not_count(store: DirectoryStore, place: Path) -> None:
+    head = store.read_heads()["game"]
+    lost, step = publishing(head, "game", who="lost"), publishing(head, "game", who="next")
+    (place / "waiting.json").write_bytes(msgspec.json.encode([lost.event]))
+    assert [event.sequence for event in store._history("game", 9, None)] == [2, 1]
+    with held(place / "ledger.sqlite"):
+        store.write([step])
+    assert store._history("game", 1, None) == [step.event]
+    store.write([publishing(None, "chat")])
+    assert store._history("game", 1, None) == [step.event]
+
+
+def test_no_more_changes_wait_than_can_be_kept(
     store: DirectoryStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hotfd.config.directory_history.MAX_WAITING", 600)
+    with held(place / "ledger.sqlite"):
+        first = publishing(None, "chat")
+        store.write([first])
+        heads = store.read_heads()
+        with pytest.raises(StoreError, match=r"ledger\.sqlite could not be written for so long"):
+            store.write([rollout.publish(first.head, sealed("chat", 2), by="x" * 500)])
+        assert store.read_heads() == heads
+    store.write([publishing(first.head, "chat")])
+    assert [event.sequence for event in store._history("chat", 9, None)] == [2, 1]
+
+
+def test_events_that_wait_and_are_damaged_are_told_with_what_to_do(store: DirectoryStore, place: Path) -> None:
+    (place / "waiting.json").write_bytes(b"[{")
+    with pytest.raises(StoreError, match=r"waiting\.json is damaged.*move it away"):
+        store.write([publishing(None, "chat")])
+    with pytest.raises(StoreError, match=r"waiting\.json is damaged.*move it away"):
+        store._history("game", 9, None)
+    assert store._release("game", 1, None).release.version == 1
+
+
+def test_who_holds_the_ledger_is_told(store: DirectoryStore, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hotfd.config.directory_ledger.BUSY", 0.05)
-    with contextlib.closing(sqlite3.connect(place / "ledger.sqlite", isolation_level=None)) as database:
-        database.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StoreError, match="another process"):
-            store.write([publishing(None, "chat")])
-        assert set(store.read_heads()) == {"game"}
-    store.write([publishing(None, "chat")])
+    program = (
+        "import sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "database.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(place / "ledger.sqlite")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match=f"process {process.pid} has held it for long"):
+            store._history("game", 9, None)
+
+
+def test_a_damaged_release_of_one_module_keeps_nobody_from_publishing_others(
+    store: DirectoryStore, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place / "ledger.sqlite").unlink()
+    (place / "releases" / "game" / "0000000002.json").write_bytes(b"{}")
+    step = publishing(store.read_heads()["game"], "game")
+    with caplog.at_level(logging.WARNING, logger="hotfd"):
+        store.write([publishing(None, "chat")])
+    assert [record.hotfd["event"] for record in caplog.records] == ["config-history-lost"]  # type: ignore[attr-defined]
+    store.write([step])
+    assert store._history("game", 9, None) == [step.event]
 
 
 def all_kinds() -> list[Step]:

@@ -40,10 +40,13 @@ def run(program: str, place: str) -> str:
     return result.stdout
 
 
-def test_a_power_cut_at_any_step_of_a_commit_leaves_all_of_it_or_nothing(in_memory: str) -> None:
-    words = run("cuts", in_memory).split()
+@pytest.mark.parametrize(("program", "steps"), [("cuts", 50), ("cuts-held", 40), ("cuts-after", 50)])
+def test_a_power_cut_at_any_step_of_a_commit_leaves_all_of_it_or_nothing(
+    in_memory: str, program: str, steps: int
+) -> None:
+    words = run(program, in_memory).split()
     assert words[0] == "cuts"
-    assert int(words[1]) > 50, "so few steps are no commit of three modules"
+    assert int(words[1]) > steps, "so few steps are no commit of three modules"
 
 
 def test_eight_processes_that_publish_to_three_modules_lose_nothing(in_memory: str) -> None:

@@ -99,7 +99,7 @@ async def test_a_directory_that_is_removed_and_made_again_is_followed(
             assert await item == first
             head = await publish(DirectoryStore(str(place)), "game")
             assert await until(watch, game=3) == {"game": head}
-    assert events(caplog) == ["config-store-unreachable", "config-store-reached"]
+    assert events(caplog) == ["config-store-unreachable", "config-store-reachable"]
 
 
 async def test_the_directory_that_has_come_anew_is_watched_and_not_only_polled(
@@ -136,7 +136,7 @@ async def test_heads_that_are_damaged_are_passed_over_until_they_are_restored(
             assert not item.done()
             heads.write_bytes(whole)
             assert await item == first
-    assert events(caplog) == ["config-store-unreachable", "config-store-reached"]
+    assert events(caplog) == ["config-store-unreachable", "config-store-reachable"]
 
 
 async def test_a_store_that_is_restored_from_a_backup_takes_nothing_back(

@@ -216,8 +216,8 @@ class TestAnswers:
     async def test_a_member_that_hangs_is_left(
         self, gateway_to: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(etcd_gateway, "REQUEST", 0.1)
-        monkeypatch.setattr(etcd_gateway, "OPERATION", 30.0)
+        monkeypatch.setattr(etcd_gateway, "REQUEST", 1.0)
+        monkeypatch.setattr(etcd_gateway, "OPERATION", 60.0)
         async with member(lambda *_: None) as hung, member(found) as good:
             assert (await gateway_to(hung, good).range(b"k")).header.revision == 7
             monkeypatch.setattr(etcd_gateway, "OPERATION", 0.3)

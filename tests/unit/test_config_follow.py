@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -276,7 +277,9 @@ async def test_what_was_published_apart_from_a_refused_release_is_staged(shelf: 
         assert rig.begin() == {"arena": 1, "shop": 1}
 
 
-async def test_what_was_published_with_a_quarantined_release_is_held_back(shelf: Shelf, cache: Cache) -> None:
+async def test_what_was_published_with_a_quarantined_release_is_held_back(
+    shelf: Shelf, cache: Cache, logged: Logged
+) -> None:
     def first(value: Rules) -> None:
         if value.size == 2:
             raise RuntimeError("no")
@@ -290,6 +293,9 @@ async def test_what_was_published_with_a_quarantined_release_is_held_back(shelf:
         shelf.publish("shop", price=2, batch="b")
         await rig.hear()
         assert rig.begin() == {"arena": 1, "shop": 1}
+        async with asyncio.timeout(FUSE):
+            while not logged("config-held-back"):
+                await asyncio.sleep(0)
         await rig.hear()
         assert rig.begin() == {"arena": 1, "shop": 1}
         refusals = [rig.follower.intake.refusal(name) for name in ("arena", "shop")]
@@ -324,6 +330,22 @@ async def test_a_quarantined_release_is_told_with_its_error_and_not_tried_again(
         assert used == [1, 2]
     (told,) = logged("config-quarantined")
     assert (told["module"], told["version"]) == ("arena", 2)
+
+
+async def test_a_release_that_failed_before_the_source_spoke_is_not_fetched(shelf: Shelf, cache: Cache) -> None:
+    def first(value: Rules) -> None:
+        raise RuntimeError("no")
+
+    async with following(shelf, cache, arena(on_first_use=first)) as rig:
+        rig.slots.on_quarantined = lambda compiled, error: None  # a logged traceback would hold the release
+        shelf.publish("arena", size=1)
+        shelf.stage(rig.slots)
+        assert not rig.slots.start()
+        gc.collect()
+        assert rig.slots.known("arena", next(iter(shelf.releases))) is None
+        await rig.hear()
+        assert rig.source.fetched == []
+        assert rig.follower.intake.verdict("arena") == "refused"
 
 
 async def test_a_check_that_breaks_refuses_its_release_and_holds_up_no_other(
@@ -397,14 +419,19 @@ async def test_a_release_that_does_not_come_is_fetched_again_without_a_sign_of_l
     monkeypatch.setattr(follow, "RETRY", (0.01, 0.02))
     async with following(shelf, cache) as rig:
         shelf.publish("arena", size=1)
-        tries = iter([ConfigError("away")] * 8)
-        rig.source.fetching = lambda module, version: next(tries, None)
+        tries, refusals = iter([ConfigError("away")] * 8), []
+
+        def fetching(module: str, version: int) -> Exception | None:
+            refusals.append(rig.follower.intake.refusal("arena"))
+            return next(tries, None)
+
+        rig.source.fetching = fetching
         rig.source.say()
         async with asyncio.timeout(FUSE):
             while rig.slots.staged("arena") is None:
                 rig.worked.clear()
                 await rig.worked.wait()
-        assert rig.follower.intake.refusal("arena") is None, "a source that is away refuses nothing"
+        assert refusals == [None] * 9, "a source that is away refuses nothing"
 
 
 async def test_a_release_that_a_living_source_never_gives_counts_as_refused_and_is_tried_further(
@@ -652,8 +679,9 @@ async def test_a_server_reports_itself_and_its_schema_before_anything_is_publish
 
 @pytest.mark.parametrize("failure", [StoreError("away"), RuntimeError("broken")])
 async def test_a_report_that_does_not_get_through_holds_up_nothing_and_its_news_come_later(
-    shelf: Shelf, cache: Cache, logged: Logged, failure: Exception
+    shelf: Shelf, cache: Cache, logged: Logged, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
+    monkeypatch.setattr(reporter, "RETRY", (3600.0, 3600.0))  # so it is the sign of life that lets them through
     async with following(shelf, cache) as rig:
         rig.source.reporting = lambda: failure
         shelf.publish("arena", size=1)
@@ -666,6 +694,36 @@ async def test_a_report_that_does_not_get_through_holds_up_nothing_and_its_news_
         await rig.hear()
         await rig.source.told(lambda report: (report.state, report.version) == ("running", 1))
     assert len(logged("config-report-failed")) == 1
+
+
+async def test_reports_that_do_not_get_through_are_told_once(
+    shelf: Shelf, cache: Cache, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "RETRY", (0.001, 0.001))
+    shelf.publish("arena", size=1)
+    async with following(shelf, cache) as rig:
+        failures = iter([StoreError("away")] * 5)
+        rig.source.reporting = lambda: next(failures, None)
+        await rig.source.told(lambda report: True)
+    assert len(logged("config-report-failed")) == 1
+
+
+async def test_a_schema_that_cannot_be_declared_keeps_no_report_back(
+    shelf: Shelf, cache: Cache, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "GAP", 0.0)
+
+    async def declare(schemas: Any) -> None:
+        raise StoreError("the schema is too large")
+
+    shelf.publish("arena", size=1)
+    async with following(shelf, cache) as rig:
+        rig.source.declare = declare  # type: ignore[method-assign]
+        await rig.hear()
+        await rig.source.told(lambda report: report.state == "staged")
+        rig.begin()
+        await rig.source.told(lambda report: report.state == "running" and report.version == 1)
+    assert len(logged("config-schema-not-declared")) == 1
 
 
 async def test_a_server_that_ends_says_so(shelf: Shelf, cache: Cache) -> None:

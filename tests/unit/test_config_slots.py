@@ -15,7 +15,8 @@ import pytest
 import hotfd
 from hotfd.config.release import Head
 from hotfd.config.rollout import For
-from hotfd.config.slots import MAX_QUARANTINED, Compiled, Slots, Staged
+from hotfd.config.slots import MAX_QUARANTINED, Slots, Staged
+from hotfd.config.snapshots import Compiled
 from hotfd.errors import ConfigError, ReleaseRefused
 from tests.unit.config_support import Rules, Shelf, Shop, sealed
 
@@ -412,6 +413,43 @@ def test_a_canary_that_fails_when_it_is_first_used_is_over_here(shelf: Shelf) ->
     assert slots.begin("a").versions == {"arena": 1}
     assert slots.canary("arena") is None
     assert list(slots.quarantined("arena").values()) == [2]
+
+
+def test_another_canary_takes_the_place_of_one_that_ended(shelf: Shelf) -> None:
+    slots = with_canary(shelf, For(share=1.0))
+    assert slots.begin("a").versions == {"arena": 2}
+    shelf.abort("arena")
+    shelf.publish("arena", size=3, canary=For(share=1.0))
+    shelf.stage(slots)
+    assert slots.begin("a").versions == {"arena": 3}
+
+
+def test_sessions_of_a_canary_have_the_newest_releases_of_other_modules(shelf: Shelf) -> None:
+    slots = Slots([arena(), shop(initial=Shop())])
+    shelf.publish("arena", size=1)
+    shelf.publish("arena", size=2, canary=For(share=1.0))
+    shelf.stage(slots)
+    assert slots.begin("a").versions == {"arena": 2, "shop": 0}
+    assert slots.begin("a") is slots.begin("b")
+    shelf.publish("shop", price=1)
+    shelf.stage(slots, "shop")
+    assert slots.begin("a").versions == {"arena": 2, "shop": 1}
+    assert slots.begin_with([shop().compile(sealed("shop", 2, price=2))])
+    assert slots.begin("a").versions == {"arena": 2, "shop": 2}
+
+
+def test_more_mixtures_of_canaries_than_are_remembered_make_no_difference(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hotfd.config.slots.MAX_MIXED", 2)
+    slots = Slots([hotfd.Config(name, Rules, source="fake:") for name in "abc"])
+    for name in "abc":
+        shelf.publish(name, size=1)
+        shelf.publish(name, size=2, canary=For(share=0.5))
+    shelf.stage(slots)
+    mixtures = {tuple(slots.begin(str(i)).versions.values()) for i in range(200)}
+    assert len(mixtures) == 8
+    assert len(slots._mixed) <= 2
 
 
 def test_the_first_use_of_a_canary_is_told(shelf: Shelf) -> None:

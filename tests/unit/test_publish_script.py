@@ -154,6 +154,11 @@ def test_what_a_script_leaves_behind_is_ended_and_removed(run):
     assert run(text) == {}
 
 
+def test_directories_deeper_than_a_path_is_long_are_removed(run):
+    text = "#!/usr/bin/python3\nimport os\nfor _ in range(3000):\n    os.mkdir('deep')\n    os.chdir('deep')\nprint('{}')\n"
+    assert run(text) == {}
+
+
 def test_a_script_dies_with_who_publishes(room):
     fifo = room / "alive"
     os.mkfifo(fifo)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 
 import pytest
 
@@ -59,6 +60,18 @@ def test_a_refusal_is_kept_within_bounds_until_something_was_published(spool):
     assert spool.refused() == "x" * MAX_REFUSAL
     spool.refuse("")
     assert spool.refused() == ""
+
+
+def test_a_hook_learns_how_long_the_one_before_it_has_taken_if_that_was_just_now(spool, monkeypatch):
+    assert spool.held() is None
+    spool.hold(0.75)
+    assert spool.held() == 0.75
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: now + 60)
+    assert spool.held() is None
+    with open(spool.path("held"), "w") as file:
+        file.write("nonsense")
+    assert spool.held() is None
 
 
 @pytest.mark.parametrize(("mode", "wanted"), [(0o700, 0o700), (0o755, 0o750), (0o2775, 0o2770)])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hotfd.config.cache import Kept
     from hotfd.config.follow import Follower
     from hotfd.config.intake import Verdict
+    from hotfd.config.release import Head
     from hotfd.config.slots import Slots
     from hotfd.config.snapshots import Compiled
 
@@ -48,6 +49,7 @@ class Beginning:
         self._on_disk = dict(kept)
         self._heard = heard
         self._names: Sequence[str] = ()
+        self._end = 0.0
         self.own: set[str] = set()
 
     async def find(self, names: Sequence[str], end: float) -> None:
@@ -60,7 +62,7 @@ class Beginning:
         Raises:
             ConfigError: a module has none; the message says what to do.
         """
-        self._names = names
+        self._names, self._end = names, end
         begun = time.monotonic()
         intervals, least, most = PATIENCE
         longest = max(self._slots.config(name).interval for name in names)
@@ -123,16 +125,24 @@ class Beginning:
         head = self._slots.head(name)
         if kept is None or head is None or kept.sealed.sha256 in self._slots.quarantined(name):
             return False
+        version = kept.sealed.release.version
         try:
-            compiled = await aside(self._slots.config(name).compile, kept.sealed)
+            async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
+                compiled = await aside(self._slots.config(name).compile, kept.sealed)
         except ReleaseRefused as refusal:
-            log.event(
-                logging.WARNING,
-                "config-cache-unusable",
-                module=name,
-                reason=f"this program refuses version {kept.sealed.release.version}: {len(refusal.faults)} faults",
-            )
-            return False
+            reason, problem = f"this program refuses version {version}: {len(refusal.faults)} faults", None
+        except TimeoutError:
+            reason, problem = f"the program took too long to check version {version}", None
+        except Exception as error:  # noqa: BLE001 - the program's own; what cannot be checked is not used
+            reason, problem = f"the check of version {version} failed with {type(error).__name__}", error
+        else:
+            self._stage(name, kept, head, compiled)
+            return True
+        log.event(logging.WARNING, "config-cache-unusable", module=name, reason=reason, exc_info=problem)
+        return False
+
+    def _stage(self, name: str, kept: Kept, head: Head, compiled: Compiled) -> None:
+        """Stage what was kept, unless the source has brought something meanwhile."""
         if (newest := self._slots.newest(name)) is None or not newest.version:
             compiled = self._slots.know(compiled)
             self._slots.stage([Staged(head, compiled, self._slots.canary(name))])
@@ -146,7 +156,6 @@ class Beginning:
                 published=f"{_in_words(age)} ago",
                 source=self._verdict(name) or "away",
             )
-        return True
 
     def _advice(self, name: str, waited: float) -> str:
         follower = self._followers[name]

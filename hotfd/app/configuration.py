@@ -79,7 +79,7 @@ class Configuration:
         self._heard = asyncio.Event()
         self._since: dict[str, float] = {}
         self._previous: dict[str, int] = {}
-        self._from_cache: dict[str, Compiled] = {}
+        self._from_cache: frozenset[str] = frozenset()
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -103,9 +103,9 @@ class Configuration:
         kept = await self._load()
         self._follow(generation)
         beginning = Beginning(self.slots, self._followers, kept, self._heard)
-        self._from_cache = beginning.kept
         if needed:
             await beginning.find(needed, end)
+        self._from_cache = frozenset(beginning.kept)  # the names: the releases are the sessions' to keep
         # Where the process before ran with the program's own value, no release that it knew could be used.
         self._begin(beginning.own | {name for name, newest in handed.items() if not newest.version})
         self._since = dict.fromkeys(self.slots.modules, time.time()) | self._since
@@ -149,12 +149,13 @@ class Configuration:
         return kept
 
     def _follow(self, generation: int) -> None:
-        groups: dict[tuple[str, float, str], list[str]] = {}
+        groups: dict[str, list[Config[Any]]] = {}
         for name in self._caches:
-            config = self._configs[name]
-            groups.setdefault((config.source, config.interval, config.zone), []).append(name)
+            groups.setdefault(self._configs[name].source, []).append(self._configs[name])
         compiling = asyncio.Lock()
-        for (url, interval, zone), names in groups.items():
+        for url, configs in groups.items():  # all of a source together: so are the releases of one publish
+            names, interval = [config.module for config in configs], min(config.interval for config in configs)
+            zone = configs[0].zone if len({config.zone for config in configs}) == 1 else ""
             identity = Identity(self._server, self._service, zone, socket.gethostname(), os.getpid(), generation)
             source = open_source(url, identity, interval)
             follower = Follower(source, names, self.slots, identity, self._caches[names[0]], interval, compiling)

@@ -12,6 +12,7 @@ newest that was for all and could be used; where the newest one was refused, tha
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -27,6 +28,7 @@ from hotfd.config.release import MAX_RELEASE, Digest, Head, Name, Sealed, unseal
 from hotfd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 ENVIRONMENT: Final = "HOTFD_CACHE_DIR"
@@ -37,6 +39,12 @@ MAX_FILE: Final = MAX_RELEASE + (256 << 10)
 
 STALE: Final = 3600.0
 """Seconds after which a half-written file is nobody's: no disk takes that long for a megabyte."""
+
+LOCK_LIMIT: Final = 1.0
+"""Seconds that a process waits for another one that writes: more than most disks take for a megabyte."""
+
+_LOOK: Final = 0.01
+"""Seconds between two tries for the lock: flock(2) has no time limit of its own."""
 
 _FORMAT: Final = 1
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -113,17 +121,31 @@ class Cache:
             raise ConfigError(f"{self.file(module)} is damaged: {error}") from None
 
     def save(self, kept: Kept) -> None:
-        """Keep a module's head and release in place of what was kept before.
+        """Keep a module's head and release in place of what was kept before, but for what another process knows newer.
 
         Raises:
             ConfigError: the directory is not this user's alone.
             OSError: it cannot be written; what was kept before is.
         """
         module = kept.head.module
-        header = _Header(_FORMAT, self._service, self._source, module, kept.sealed.sha256, kept.head)
-        body = msgspec.json.encode(header) + b"\n" + kept.sealed.data
-        with _Directory.open(self.path, make=True) as directory:
-            directory.replace(self._name(module), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        with _Directory.open(self.path, make=True) as directory, directory.alone():
+            there = self._there(directory, module)
+            if there is not None:  # two processes of a service share a file, and one of them may lag behind
+                kept = Kept(
+                    max(kept.head, there.head, key=lambda head: head.sequence),
+                    max(kept.sealed, there.sealed, key=lambda sealed: sealed.release.version),
+                )
+            if there is None or (there.head, there.sealed.sha256) != (kept.head, kept.sealed.sha256):
+                header = _Header(_FORMAT, self._service, self._source, module, kept.sealed.sha256, kept.head)
+                body = msgspec.json.encode(header) + b"\n" + kept.sealed.data
+                directory.replace(self._name(module), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+    def _there(self, directory: _Directory, module: str) -> Kept | None:
+        """Return what is kept; None when there is nothing, or nothing that could be read."""
+        try:
+            return self._unpack(module, directory.read(self._name(module)))
+        except (OSError, ConfigError, msgspec.MsgspecError, ValueError, RecursionError):
+            return None
 
     def _name(self, module: str) -> str:
         text = f"{self._service}\0{self._source}\0{module}".encode(errors="surrogatepass")
@@ -208,6 +230,20 @@ class _Directory:
                 os.unlink(draft, dir_fd=self._descriptor)
             raise
         os.fsync(self._descriptor)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have no other process write meanwhile, unless one of them takes long: that one may have been stopped."""
+        deadline = time.monotonic() + LOCK_LIMIT
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(_LOOK)
+                    continue
+            break
+        yield  # the lock goes with the descriptor
 
     def _sweep(self, name: str) -> None:
         """Remove what processes have left that died while they wrote."""

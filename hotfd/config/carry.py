@@ -14,6 +14,7 @@ import msgspec
 from hotfd.config.release import Head, unseal
 from hotfd.config.slots import Staged
 from hotfd.config.snapshots import Compiled, Snapshot
+from hotfd.config.threads import aside
 from hotfd.errors import ConfigError, ReleaseRefused
 
 if TYPE_CHECKING:
@@ -116,15 +117,17 @@ class Luggage:
         Raises:
             ConfigError: it is damaged.
         """
-        opened = await asyncio.to_thread(_opened, data)
+        opened = await aside(_opened, data)
         ready = []  # held until the slots, or a session's snapshot, hold them
         for sealed in opened.releases:
             if self._must_read(sealed):
                 try:
                     async with asyncio.timeout(READ_LIMIT):
-                        read = await asyncio.to_thread(self._read, sealed)
+                        read = await aside(self._read, sealed)
                 except TimeoutError:
                     read = f"the program took more than {READ_LIMIT:g} s to check it"
+                except RuntimeError as error:  # what would end the loop
+                    read = f"the program could not check it: {error}"
                 ready.append(self._note(sealed, read))
         self._take(opened)
 

@@ -57,7 +57,8 @@ class Config(Generic[T]):
             release out of force, and that session and the others begin with the one before. It runs on the event loop.
         max_pinned: a warning names the sessions that hold the oldest release when they hold more releases than that.
         max_pinned_age: the same when a release is held for more seconds than that after its end.
-        interval: seconds between two looks at the source, beside the notices of changes that it sends.
+        interval: seconds between two looks at the source, beside the notices of changes that it sends; of several
+            modules of one source the shortest counts.
 
     Raises:
         ConfigError: the name is none, or the type cannot be configured; it names the field.

@@ -1,6 +1,7 @@
 """The store in a directory: ``dir:PATH``. Files are the truth; see :mod:`hotfd.config.directory_files`.
 
-Everything that touches the disk runs in threads: a disk that hangs must not hold a server up.
+Everything that touches the disk runs in threads of its own: a disk that hangs must not hold a server up, nor keep it
+from its end.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hotfd import log
 from hotfd.config import rollout
@@ -20,6 +21,7 @@ from hotfd.config.forward import Forward
 from hotfd.config.outage import Outage
 from hotfd.config.release import check_name
 from hotfd.config.store import INTERVAL
+from hotfd.config.threads import Crew
 from hotfd.errors import StoreError
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from hotfd.config.release import Event, Head, Sealed
     from hotfd.config.rollout import Step
     from hotfd.config.store import Acknowledgement
+
+THREADS: Final = 16
+"""Calls at a time: more than a disk does at once. When it hangs there are so many threads, and not one for each try."""
 
 T = TypeVar("T")
 
@@ -47,6 +52,7 @@ class DirectoryStore:
         self._path = os.path.abspath(path)
         self._create = create
         self._lock_wait = lock_wait
+        self._crew = Crew(THREADS)
         self._bells: set[Bell] = set()
         self._said = False
         self.url = f"dir:{self._path}"
@@ -55,19 +61,19 @@ class DirectoryStore:
 
     async def heads(self, modules: Collection[str] | None = None) -> dict[str, Head]:
         """Return the heads of these modules, or of all."""
-        return await asyncio.to_thread(self.read_heads, _checked(modules))
+        return await self._crew.run(self.read_heads, _checked(modules))
 
     async def release(self, module: str, version: int, sha256: str | None = None) -> Sealed:
         """Return a release, checked against its digest; without one, against that in the heads or the history."""
-        return await asyncio.to_thread(self._release, check_name(module), version, sha256)
+        return await self._crew.run(self._release, check_name(module), version, sha256)
 
     async def commit(self, steps: Sequence[Step]) -> None:
         """Carry steps of different modules out, all or none."""
-        await asyncio.to_thread(self.write, list(steps))
+        await self._crew.run(self.write, list(steps))
 
     async def history(self, module: str, *, limit: int = 50, before: int | None = None) -> list[Event]:
         """Return the newest events, newest first; with ``before`` those with a smaller sequence."""
-        return await asyncio.to_thread(self._history, check_name(module), limit, before)
+        return await self._crew.run(self._history, check_name(module), limit, before)
 
     async def watch(self, modules: Collection[str], interval: float = INTERVAL) -> AsyncIterator[dict[str, Head]]:
         """Yield the heads of these modules: at once, at each change, and every ``interval`` seconds."""
@@ -81,7 +87,7 @@ class DirectoryStore:
         try:
             while not bell.closed:
                 try:
-                    found = await asyncio.to_thread(self._look, bell, wanted)
+                    found = await self._crew.run(self._look, bell, wanted)
                 except StoreError as error:
                     outage.goes_on(error)
                 else:
@@ -102,34 +108,34 @@ class DirectoryStore:
         """Note what servers report. Where this user may not write the store nothing is kept; this is logged once."""
         for report in reports:
             check_name(report.module)
-        if not await asyncio.to_thread(self._note, list(reports)):
+        if not await self._crew.run(self._note, list(reports)):
             self._say_read_only()
 
     async def acknowledgements(self, module: str) -> list[Acknowledgement]:
         """Return the last report of each server that has reported within a day."""
-        return await asyncio.to_thread(self._read, Ledger.reports, check_name(module))
+        return await self._crew.run(self._read, Ledger.reports, check_name(module))
 
     async def declare(self, module: str, schema_id: str, schema: bytes) -> None:
         """Keep a schema, where this user may write the store."""
-        if not await asyncio.to_thread(self._declare, check_name(module), schema_id, schema):
+        if not await self._crew.run(self._declare, check_name(module), schema_id, schema):
             self._say_read_only()
 
     async def schemas(self, module: str) -> dict[str, bytes]:
         """Return the schemas that were declared within a day, by id."""
-        return await asyncio.to_thread(self._read, Ledger.schemas, check_name(module))
+        return await self._crew.run(self._read, Ledger.schemas, check_name(module))
 
     async def register(self, address: str, modules: Sequence[str], ttl: float) -> None:
         """Say that a configuration server serves these modules, and no others, at an address."""
         names = [check_name(module) for module in modules]
-        await asyncio.to_thread(self._register, address, names, ttl)
+        await self._crew.run(self._register, address, names, ttl)
 
     async def unregister(self, address: str) -> None:
         """Take that back."""
-        await asyncio.to_thread(self._register, address, [], 0.0)
+        await self._crew.run(self._register, address, [], 0.0)
 
     async def addresses(self, module: str) -> list[str]:
         """Return where configuration servers serve a module now, sorted."""
-        return await asyncio.to_thread(self._read, Ledger.addresses, check_name(module))
+        return await self._crew.run(self._read, Ledger.addresses, check_name(module))
 
     async def aclose(self) -> None:
         """End what watches. Idempotent."""

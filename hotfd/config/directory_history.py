@@ -69,7 +69,7 @@ class History:
                 raise LedgerError(f"{self._ledger.path} cannot be written by this user; see its owner, group and mode")
             self._ledger.append([*self._missing(heads, waiting), *waiting, *events])
         except LedgerError as error:
-            log.event(logging.WARNING, "config-history-waits", store=f"dir:{self._directory.path}", reason=error)
+            log.event(logging.WARNING, "config-history-waits", store=f"dir:{self._directory.path}", reason=str(error))
             self._wait([*waiting, *events])
         else:
             self._directory.remove(WAITING)  # before the heads: else it could hide what another commit writes
@@ -108,7 +108,11 @@ class History:
                 missing.append(self._event_of(head))
             except StoreError as error:  # a damaged release of one module keeps nobody from publishing others
                 log.event(
-                    logging.WARNING, "config-history-lost", module=head.module, sequence=head.sequence, reason=error
+                    logging.WARNING,
+                    "config-history-lost",
+                    module=head.module,
+                    sequence=head.sequence,
+                    reason=str(error),
                 )
         return missing
 

@@ -4,6 +4,7 @@ It is an index beside the files, in SQLite. Servers get their configuration with
 it: what it cannot take waits beside it (directory_history.py). A ledger that was lost begins anew with the last change
 of each module.
 
+Rows are fetched before anything is made of them: a cursor that an error keeps alive would keep the file open.
 Each call opens the database for itself: nothing stays open in a server for years, and a ledger that was moved away or
 replaced is noticed at once. With connections that short a write-ahead log would be written back at each end, and it
 could be read by nobody who may not write; so the journal is the ordinary one.
@@ -77,13 +78,15 @@ class Ledger:
             latest: of each module its name, and the sequence and time of its head.
         """
         with self._reading() as database:
-            known = {
-                (module, sequence): _decoded(self.path, _event_decoder, data).time
-                for module, sequence, _ in latest
-                for (data,) in database.execute(
+            rows = {
+                (module, sequence): database.execute(
                     "SELECT data FROM events WHERE module = ? AND sequence = ?", (module, sequence)
-                )
+                ).fetchall()
+                for module, sequence, _ in latest
             }
+        known = {
+            key: _decoded(self.path, _event_decoder, data).time for key, found in rows.items() for (data,) in found
+        }
         return [module for module, sequence, moment in latest if known.get((module, sequence)) != moment]
 
     def append(self, events: Sequence[Event]) -> None:
@@ -98,28 +101,30 @@ class Ledger:
             rows = database.execute(
                 "SELECT data FROM events WHERE module = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?",
                 (module, below, max(0, limit)),
-            )
-            return [_decoded(self.path, _event_decoder, data) for (data,) in rows]
+            ).fetchall()
+        return [_decoded(self.path, _event_decoder, data) for (data,) in rows]
 
     def digest(self, module: str, version: int, up_to: int) -> str | None:
         """Return the SHA-256 of a release as the history up to a sequence has it, or None."""
         with self._reading() as database:
-            row = database.execute(
+            rows = database.execute(
                 "SELECT sha256 FROM events WHERE module = ? AND version = ? AND sequence <= ? LIMIT 1",
                 (module, version, up_to),
-            ).fetchone()
-        return None if row is None else str(row[0])
+            ).fetchall()
+        return str(rows[0][0]) if rows else None
 
     # -- what servers say ----------------------------------------------------------------------------
 
     def note(self, reports: Sequence[Acknowledgement]) -> None:
         """Keep the newest report of each server and module; forget those of long ago."""
-        now = time.time()  # above the times of all rows: a clock that was ahead must not keep newer reports out
-        rows = [(r.module, r.server, min(r.time, now), self._encoded(r)) for r in reports]
+        now = time.time()
+        # A clock that is ahead must not keep a dead server alive, nor one that was ahead keep newer reports out.
+        dated = [report if report.time <= now else msgspec.structs.replace(report, time=now) for report in reports]
+        rows = [(r.module, r.server, r.time, self._encoded(r), now) for r in dated]
         with self._writing() as database:
             database.executemany(
                 "INSERT INTO reports VALUES (?, ?, ?, ?) ON CONFLICT (module, server) DO UPDATE"
-                " SET time = excluded.time, data = excluded.data WHERE excluded.time >= time",
+                " SET time = excluded.time, data = excluded.data WHERE excluded.time >= time OR time > ?",
                 rows,
             )
             database.execute("DELETE FROM reports WHERE time < ?", (now - REMEMBERED,))
@@ -132,8 +137,8 @@ class Ledger:
         with self._reading() as database:
             rows = database.execute(
                 "SELECT data FROM reports WHERE module = ? AND time >= ? ORDER BY server", (module, since)
-            )
-            return [_decoded(self.path, _report_decoder, data) for (data,) in rows]
+            ).fetchall()
+        return [_decoded(self.path, _report_decoder, data) for (data,) in rows]
 
     def declare(self, module: str, schema_id: str, schema: bytes) -> None:
         """Keep a schema; forget those of long ago."""
@@ -149,8 +154,10 @@ class Ledger:
         """Return the schemas that were declared within a day, by id."""
         since = time.time() - REMEMBERED
         with self._reading() as database:
-            rows = database.execute("SELECT id, data FROM schemas WHERE module = ? AND time >= ?", (module, since))
-            return {str(schema_id): bytes(data) for schema_id, data in rows}
+            rows = database.execute(
+                "SELECT id, data FROM schemas WHERE module = ? AND time >= ?", (module, since)
+            ).fetchall()
+        return {str(schema_id): bytes(data) for schema_id, data in rows}
 
     # -- configuration servers -----------------------------------------------------------------------
 
@@ -174,8 +181,8 @@ class Ledger:
             rows = database.execute(
                 "SELECT address FROM addresses WHERE module = ? AND expires > ? ORDER BY address",
                 (module, time.time()),
-            )
-            return [str(address) for (address,) in rows]
+            ).fetchall()
+        return [str(address) for (address,) in rows]
 
     # -- the database --------------------------------------------------------------------------------
 

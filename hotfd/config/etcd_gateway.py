@@ -70,6 +70,8 @@ _JSON: Final = {"Content-Type": "application/json", "Accept-Encoding": "identity
 _GONE: Final = (aiohttp.ClientConnectorError, aiohttp.ClientResponseError)
 """Nobody is there, or somebody who does not speak HTTP: waiting does not help."""
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.json.Encoder()
 _trouble_decoder = msgspec.json.Decoder(Trouble, strict=False)
 _Answer = TypeVar("_Answer", RangeAnswer, TransactionAnswer, LeaseAnswer, WatchAnswer)
@@ -182,9 +184,8 @@ class Gateway:
         """
         body = {"create_request": {"key": key, "range_end": end, "start_revision": revision}}
         # A connection of its own, that goes with it: streams must not use up those that requests wait for.
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
         try:
-            async with self._new_session(limits) as session:
+            async with self._new_session() as session:
                 # Without this header a member that is cut off from the others would keep silent for ever.
                 headers = {**_JSON, "Grpc-Metadata-hasleader": "true"}
                 async with asyncio.timeout(REQUEST):
@@ -216,37 +217,35 @@ class Gateway:
     async def _call(self, path: str, body: dict[str, Any], answer: type[_Answer]) -> _Answer:
         data = _encoder.encode(body)
         troubles: dict[str, str] = {}
-        try:
-            async with asyncio.timeout(OPERATION):
-                while True:
-                    gone = 0
-                    for endpoint in self._in_turn():
-                        try:
-                            return await self._ask(endpoint, path, data, answer)
-                        except _Elsewhere as trouble:
-                            troubles[endpoint] = str(trouble)
-                            gone += trouble.gone
-                    if gone == len(self._endpoints):
-                        break  # no election brings back what does not run
-                    await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
-        except TimeoutError:
-            pass
+        now = asyncio.get_running_loop().time
+        deadline = now() + OPERATION
+        while now() < deadline:
+            gone = 0
+            for endpoint in self._in_turn():
+                try:
+                    return await self._ask(endpoint, path, data, answer, min(REQUEST, max(0.0, deadline - now())))
+                except _Elsewhere as trouble:
+                    troubles[endpoint] = str(trouble)
+                    gone += trouble.gone
+            if gone == len(self._endpoints):
+                break  # no election brings back what does not run
+            await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         said = "; ".join(f"{endpoint}: {trouble}" for endpoint, trouble in troubles.items())
-        said = said or f"no answer within {OPERATION:g} s"
         raise StoreError(f"{self._address.url}: no member of the cluster has answered ({said})")
 
     def _in_turn(self) -> list[str]:
         at = self._endpoints.index(self.endpoint)
         return self._endpoints[at:] + self._endpoints[:at]
 
-    async def _ask(self, endpoint: str, path: str, data: bytes, answer: type[_Answer]) -> _Answer:
+    async def _ask(self, endpoint: str, path: str, data: bytes, answer: type[_Answer], limit: float) -> _Answer:
         if self._closed:
             raise StoreError(f"{self._address.url}: the store is closed")
         if self._session is None:
-            self._session = self._new_session(aiohttp.ClientTimeout(total=REQUEST, sock_connect=CONNECT))
+            self._session = self._new_session()
         try:
-            async with await self._post(self._session, endpoint, path, data, _JSON) as reply:
-                content = await _whole(reply.content)
+            async with asyncio.timeout(limit):
+                async with await self._post(self._session, endpoint, path, data, _JSON) as reply:
+                    content = await _whole(reply.content)
             if reply.status != 200:
                 raise _refusal(self._address.url, reply.status, content, len(data))
             result = _decoded(content, answer)
@@ -260,7 +259,8 @@ class Gateway:
             raise _Elsewhere(self._explained(error), gone=gone) from None
         return result
 
-    def _new_session(self, limits: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+    def _new_session(self) -> aiohttp.ClientSession:
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
         return aiohttp.ClientSession(timeout=limits, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=CHUNK)
 
     async def _post(
@@ -278,7 +278,7 @@ class Gateway:
     def _explained(self, error: Exception) -> str:
         """Say what is wrong with a connection; certificates that may be old ones are read again for the next."""
         if isinstance(error, TimeoutError):
-            return f"no answer within {REQUEST:g} s"
+            return "no answer in time"
         if isinstance(error, aiohttp.ClientResponseError):
             return "what it answers is no HTTP"
         if not _is_about_tls(error):
@@ -296,7 +296,7 @@ class Gateway:
 def _decoded(content: bytes, answer: type[_Answer]) -> _Answer:
     try:
         return msgspec.json.decode(content, type=answer, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise _Elsewhere(f"what it answers is not etcd's: {error}", gone=True) from None
 
 
@@ -343,7 +343,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 def _trouble(content: bytes) -> Trouble | None:
     try:
         return _trouble_decoder.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
 
 

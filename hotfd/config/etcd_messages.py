@@ -156,5 +156,5 @@ def read(what: str, decode: Callable[[bytes], _T], data: bytes) -> _T:
     """
     try:
         return decode(data)
-    except (ConfigError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (ConfigError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{what} cannot be read: {error}") from None

@@ -11,7 +11,7 @@ import msgspec
 from hotfd.config.etcd_gateway import Refusal
 from hotfd.config.etcd_messages import NOT_FOUND, delete, end_of, get, key_of, put, read, unchanged
 from hotfd.config.release import check_name
-from hotfd.config.store import MAX_SCHEMA, REMEMBERED, Acknowledgement
+from hotfd.config.store import EXPIRY, MAX_SCHEMA, REMEMBERED, Acknowledgement
 from hotfd.errors import StoreError
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ class Servers:
     async def acknowledge(self, reports: Sequence[Acknowledgement]) -> None:
         """Note what servers report; a newer report of the same server and module replaces an older one."""
         newest: dict[bytes, Acknowledgement] = {}
+        now = time.time()
         for report in reports:
+            if report.time > now:  # a clock that is ahead must not keep a dead server alive
+                report = msgspec.structs.replace(report, time=now)
             key = key_of(self._prefix, "reports", check_name(report.module), report.server)
             if key not in newest or newest[key].time <= report.time:
                 newest[key] = report
@@ -141,7 +144,8 @@ class Servers:
             there = (await self._gateway.transact(success=[get(key) for key, _, _ in batch])).found()
             for (key, report, data), pairs in zip(batch, there, strict=True):
                 earlier = _report(pairs[0]) if pairs else None
-                if earlier is None or earlier.time <= report.time:
+                # One of the future was made by a clock that was ahead, which must not keep newer reports out.
+                if earlier is None or not report.time < earlier.time <= time.time() + EXPIRY:
                     compare.append(unchanged(key, pairs[0].mod_revision if pairs else 0))
                     puts.append(put(key, data, lease))
             if not puts:
@@ -163,7 +167,7 @@ class Servers:
 def _report(pair: Pair) -> Acknowledgement | None:
     try:
         return _report_decoder.decode(pair.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

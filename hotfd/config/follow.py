@@ -16,11 +16,11 @@ from hotfd import log
 from hotfd.config.cache import Kept
 from hotfd.config.intake import Intake
 from hotfd.config.reporter import Reporter
-from hotfd.config.threads import aside
+from hotfd.config.threads import Crew, aside
 from hotfd.errors import ConfigError, Fault, ReleaseRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from hotfd.config.cache import Cache
     from hotfd.config.release import Head, Sealed, Track
@@ -34,6 +34,9 @@ FETCH_LIMIT: Final = 30.0
 COMPILE_LIMIT: Final = 60.0
 """Seconds that a program may take to check a release; one that takes longer hangs."""
 
+CHECKS: Final = 4
+"""Checks that may hang in all. A thread cannot be ended; when so many do, nothing more is checked, and that is said."""
+
 FETCHES: Final = 8
 """Releases that are fetched at a time: enough to hide the way to a distant source."""
 
@@ -42,6 +45,9 @@ RETRY: Final = (0.5, 30.0)
 
 AWAY: Final = (3.0, 5.0)
 """A source without a sign of life for so many intervals, and at least so many seconds, is away."""
+
+HANGING: Final = "the checks of earlier releases still hang; mend them, and hand the server over to the mended program"
+"""What is said of a release that cannot be checked for that reason."""
 
 SAVE_LIMIT: Final = 2.0
 """Seconds that the end of a server waits for what it still has to keep on disk."""
@@ -85,6 +91,7 @@ class Follower:
         self._interval = interval
         self._compiling = compiling
         self._fetching = asyncio.Semaphore(FETCHES)
+        self._checks = Crew(CHECKS)
         self._said: Mapping[str, Head] | None = None
         self._work_due = asyncio.Event()
         self._save_due = asyncio.Event()
@@ -93,13 +100,15 @@ class Follower:
         self._alarm: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._pause = RETRY[0]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._saving = asyncio.Lock()
+        self._following: list[asyncio.Task[None]] = []
+        self._telling: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to follow."""
-        parts = {"read": self._read, "work": self._work, "report": self.reporter.run, "save": self._save}
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(part(), name=f"hotfd-config-{name}") for name, part in parts.items()]
+        self._following = [loop.create_task(part(), name="hotfd-config-follow") for part in (self._read, self._work)]
+        self._telling = [loop.create_task(part(), name="hotfd-config-tell") for part in (self.reporter.run, self._save)]
         self._expect()
 
     async def aclose(self) -> None:
@@ -107,14 +116,13 @@ class Follower:
         for timer in (self._alarm, self._again):
             if timer is not None:
                 timer.cancel()
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if tasks:
+        followed, self._following = self._following, []
+        await _end(followed)
+        if followed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._save_all(), SAVE_LIMIT)
             await self.reporter.farewell()
+        await _end(self._telling)
         await self.source.aclose()
 
     # -- what the slots say ----------------------------------------------------------------------------
@@ -223,6 +231,9 @@ class Follower:
             return f"it did not come within {FETCH_LIMIT:g} s"
         except ConfigError as error:
             return str(error)
+        except Exception as error:  # noqa: BLE001 - a source that breaks with one release must not hold up the others
+            log.event(logging.ERROR, "config-follow-failed", source=self.source.url, exc_info=error)
+            return f"the source failed with {type(error).__name__}; see the server's log"
         if (sealed.release.module, sealed.release.version, sealed.sha256) != (name, track.version, track.sha256):
             return Fault("", "", f"what came is not version {track.version}; its digest is another one")
         return sealed
@@ -231,8 +242,10 @@ class Follower:
         config = self._slots.config(name)
         async with self._compiling:
             try:
+                if self._checks.busy:
+                    raise ReleaseRefused(name, [Fault("", "", HANGING)])
                 async with asyncio.timeout(COMPILE_LIMIT):
-                    compiled = await aside(config.compile, sealed)
+                    compiled = await self._checks.run(config.compile, sealed)
             except ReleaseRefused as refusal:
                 faults = refusal.faults
             except TimeoutError:
@@ -271,22 +284,32 @@ class Follower:
 
     async def _save_all(self) -> None:
         """Keep of each module what is not kept yet; what cannot be kept is told once, until it can be."""
-        for name in self.modules:
-            head, newest = self._slots.head(name), self._slots.newest(name)
-            if head is None or newest is None or not newest.version:
-                continue
-            mark = head.sequence, newest.sha256
-            if self._saved.get(name) == mark:
-                continue
-            try:
-                await aside(self._cache.save, Kept(head, newest.sealed))
-            except (ConfigError, OSError) as error:
-                if not self._save_failing:
-                    log.event(logging.WARNING, "config-not-kept", module=name, reason=str(error))
-                self._save_failing = True
-            else:
-                self._saved[name] = mark
-                self._save_failing = False
+        async with self._saving:  # at the end, what is being written is waited for
+            for name in self.modules:
+                await self._save_one(name)
+
+    async def _save_one(self, name: str) -> None:
+        head, newest = self._slots.head(name), self._slots.newest(name)
+        if head is None or newest is None or not newest.version:
+            return
+        mark = head.sequence, newest.sha256
+        if self._saved.get(name) == mark:
+            return
+        try:
+            await aside(self._cache.save, Kept(head, newest.sealed))
+        except (ConfigError, OSError) as error:
+            if not self._save_failing:
+                log.event(logging.WARNING, "config-not-kept", module=name, reason=str(error))
+            self._save_failing = True
+        else:
+            self._saved[name] = mark
+            self._save_failing = False
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _log_staged(now: Compiled | None, before: Compiled | None, *, canary: bool) -> None:

@@ -13,7 +13,7 @@ from hotfd.errors import ConfigError
 
 
 class Live:
-    """Marks a field whose newest value holds for all sessions, running ones too, as soon as it is in force.
+    """Marks a field whose newest value holds for all sessions, running ones too, as soon as a server has staged it.
 
     Everything else a session keeps as it was when it began::
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd.config import rollout
 from hotfd.config.store import INTERVAL
-from hotfd.errors import Conflict, StoreError
+from hotfd.errors import ConfigError, Conflict, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -74,10 +74,16 @@ async def note(store: Store, reports: Sequence[Acknowledgement]) -> None:
     Raises:
         StoreError: they could not be kept, or the canary not be taken back.
     """
-    await store.acknowledge(reports)
+    failure: ConfigError | None = None
+    try:
+        await store.acknowledge(reports)
+    except ConfigError as error:
+        failure = error  # for those who read reports: that servers refuse a canary must reach the other servers anyway
     for report in reports:
         if report.state in _FAILED:
             await _halt(store, report)
+    if failure is not None:
+        raise failure
 
 
 async def _halt(store: Store, report: Acknowledgement) -> None:

@@ -67,6 +67,8 @@ class Reporter:
         self._heard = asyncio.Event()
         self._failing = False
         self._told = False
+        self._ended = False
+        self._sending = asyncio.Lock()
         self._declared = float("-inf")
         self.pinned: Callable[[], Mapping[str, Mapping[int, int]]] = dict
 
@@ -80,14 +82,17 @@ class Reporter:
             self._heard.set()
 
     async def run(self) -> None:
-        """Report whatever changes, and that this server lives; never returns."""
+        """Report whatever changes, and that this server lives, until :meth:`farewell`."""
         pause = RETRY[0]
         while True:
             self._due.clear()
             try:
-                async with asyncio.timeout(REPORT_LIMIT):
-                    await self._source.report(self.reports())
-                await self._declare()
+                async with self._sending:
+                    if self._ended:
+                        return
+                    async with asyncio.timeout(REPORT_LIMIT):
+                        await self._source.report(self.reports())
+                    await self._declare()
             except (ConfigError, TimeoutError) as error:
                 self._failed(str(error) or f"no answer within {REPORT_LIMIT:g} s", None)
             except Exception as error:  # noqa: BLE001 - a source that is broken must not end the reports for good
@@ -103,12 +108,12 @@ class Reporter:
 
     async def farewell(self) -> None:
         """Tell that this server ends, so that nobody waits for its reports; if that fails, it is soon seen anyway."""
-        if not self._told or self._failing:
-            return
-        reports = [msgspec.structs.replace(report, state="ended") for report in self.reports()]
+        self._ended = True
         with suppress(Exception):
-            async with asyncio.timeout(FAREWELL_LIMIT):
-                await self._source.report(reports)
+            async with asyncio.timeout(FAREWELL_LIMIT), self._sending:  # a report on its way must not come after it
+                if self._told and not self._failing:
+                    reports = [msgspec.structs.replace(report, state="ended") for report in self.reports()]
+                    await self._source.report(reports)
 
     def _failed(self, reason: str, error: BaseException | None) -> None:
         if not self._failing:

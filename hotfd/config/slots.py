@@ -66,7 +66,7 @@ class Slots:
     """The slots of one server.
 
     Args:
-        configs: its modules; one at least.
+        configs: its modules; none for a program without a configuration, through which what sessions hold only passes.
 
     Attributes:
         running: what new sessions begin with, but for canaries and for what is staged; None until every module has a
@@ -94,8 +94,6 @@ class Slots:
                 raise ConfigError(f"module {config.module!r} is declared twice")
             initial = config.initial()
             self._modules[config.module] = _Module(config, self.know(initial) if initial is not None else None)
-        if not self._modules:
-            raise ConfigError("a server's configuration has at least one module")
 
     def publish(self, module: str, value: Any) -> None:
         """Stage a value as if somebody had published it; for programs that are their own source, as tests are.

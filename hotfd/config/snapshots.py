@@ -79,7 +79,7 @@ class Snapshot:
 
     Attributes:
         compiled: the releases, by module.
-        value: what handlers read: the module's value, or a :class:`Configs` of several.
+        value: what handlers read: the module's value, or a :class:`Configs` of several; None where the program has none.
         serial: names it in messages between processes.
         replaced: when new sessions began to begin with another one, in seconds since the epoch; None while they do not.
     """
@@ -91,7 +91,7 @@ class Snapshot:
     def __init__(self, compiled: Mapping[str, Compiled], declared: Iterable[str]) -> None:
         self.compiled = dict(compiled)
         values = {module: self.compiled[module].value for module in declared}
-        self.value = next(iter(values.values())) if len(values) == 1 else Configs(values)
+        self.value = next(iter(values.values()), None) if len(values) < 2 else Configs(values)
         self.serial = next(self._serials)
         self.replaced: float | None = None
 

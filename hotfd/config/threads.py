@@ -19,7 +19,8 @@ async def aside(function: Callable[..., T], *args: object) -> T:
     A program's check that hangs, or a disk that does, keeps neither the loop's default executor busy nor the process
     from its end, which would join the threads of any executor.
 
-    Returns or raises what the function does; RuntimeError for what would end the loop. Cancelled, it leaves the function to its end, which nobody waits for.
+    Returns or raises what the function does; RuntimeError for what would end the loop. Cancelled, it leaves the function
+    to its end, which nobody waits for.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -42,6 +43,36 @@ async def aside(function: Callable[..., T], *args: object) -> T:
 
     threading.Thread(target=run, name="hotfd-config", daemon=True).start()
     return await future
+
+
+class Crew:
+    """Runs functions aside, so many at a time: those that hang, and that nobody waits for any more, count as well.
+
+    Args:
+        size: threads at a time. When all are busy, who comes next waits for one.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._free = asyncio.Semaphore(size)
+
+    @property
+    def busy(self) -> bool:
+        """Whether all of its threads are."""
+        return self._free.locked()
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function as :func:`aside` does, as soon as a thread is free."""
+        await self._free.acquire()
+        loop = asyncio.get_running_loop()
+
+        def work() -> T:
+            try:
+                return function(*args)
+            finally:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(self._free.release)
+
+        return await aside(work)
 
 
 def _bearable(error: BaseException) -> BaseException:

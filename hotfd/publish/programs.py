@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import ExitStack, suppress
@@ -189,23 +190,23 @@ def run(
         )
     except OSError as error:
         raise ConfigError(f"{what} cannot be started: {error.strerror}") from None
+    late = True
     with process:
         try:
             said = listen(process, data, deadline, limit, MAX_OUTPUT)
-            late = not said.in_time
-            if not late and not said.too_much:
-                try:
+            if said.in_time and not said.too_much:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(deadline.left(limit))
-                except subprocess.TimeoutExpired:
-                    late = True
+                    late = False
         finally:
-            if process.poll() is None:
+            if late:
+                # The whole group, and before the process is waited for: until then its id is nobody else's.
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, 9)
-    if late:
-        raise TooLate(f"{what} took longer than it may")
+                    os.killpg(process.pid, signal.SIGKILL)
     if said.too_much:
         raise ConfigError(f"{what} says more than {MAX_OUTPUT} bytes; name a smaller directory with --path")
+    if late:
+        raise TooLate(f"{what} took longer than it may")
     if process.returncode not in statuses:
         complaint = said.complaint.decode(errors="replace").strip()
         raise ConfigError(f"{what}: {complaint or f'it ended with status {process.returncode}'}")

@@ -26,9 +26,10 @@ from hotfd.server.collector import CollectorPause
 from hotfd.server.escrow import Newcomer
 from hotfd.server.launch import Launch, choose
 from hotfd.server.link import Link
-from hotfd.server.moving import Moving, send_releases
+from hotfd.server.moving import Moving
 from hotfd.server.outcome import Journal, Tally
 from hotfd.server.preflight import DESCRIPTOR_RESERVE, check_limit, descriptor_limit, predict
+from hotfd.server.releases import send_releases
 from hotfd.server.rewriting import rewrite
 from hotfd.server.rolling import move_rolling
 from hotfd.server.successor import Successor

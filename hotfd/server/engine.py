@@ -54,7 +54,7 @@ class Engine:
         codec: the state of a connection.
         kinds: the states of shared sessions; by default those that can be found by name.
         bus: what is published among the connections; by default a new one.
-        slots: the configuration; None for a server without one.
+        slots: the configuration; None for a server without one, until it takes over sessions that hold one.
     """
 
     def __init__(

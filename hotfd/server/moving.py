@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hotfd import _core, log
-from hotfd.config.carry import MAX_CARRIED, carry
 from hotfd.errors import HandoffRefused, StateError, StateTooNew
 from hotfd.server.escrow import Escrow
 from hotfd.server.gate import Gate
 from hotfd.server.outcome import Tally
+from hotfd.server.releases import send_releases
 from hotfd.server.snapshot import Readers, Writers, capture, decode_states, restore, rewritten
 from hotfd.server.tasks import detached
 from hotfd.server.witness import Witness
@@ -40,7 +40,6 @@ from hotfd.wire.sender import OPEN, Sender
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hotfd.config.slots import Slots
     from hotfd.config.snapshots import Snapshot
     from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
@@ -552,25 +551,6 @@ def process_state(value: Any) -> bytes:
         return encode_any(value)
     except StateError as error:
         raise HandoffRefused("state-encode", f"export_state returned what cannot travel: {error}") from error
-
-
-def send_releases(channel: Channel, slots: Slots, held: Iterable[Snapshot]) -> None:
-    """Send a new process what runs here of the configuration, and what sessions hold of it.
-
-    Raises:
-        OSError: no memory or descriptor is left for it.
-        BufferError: the new process reads nothing.
-        HandoffRefused: it is more than the new process takes.
-    """
-    carried = carry(slots, held)
-    if len(carried) > MAX_CARRIED:
-        raise HandoffRefused(
-            "too-large",
-            f"the sessions hold {len(carried) >> 20} MiB of configuration in different releases, and at most "
-            f"{MAX_CARRIED >> 20} can be handed over; hand over again when some of them have ended",
-        )
-    memfd = _core.memfd_seal("hotfd-releases", [carried])
-    channel.send(m.Releases(), [memfd], owned=[memfd])
 
 
 def reset(fd: int) -> None:

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.server.collector import CollectorPause
-from hotfd.server.moving import Moving, send_releases
+from hotfd.server.moving import Moving
 from hotfd.server.options import ANSWER_LIMIT, Options
 from hotfd.server.outcome import Journal
+from hotfd.server.releases import send_releases
 from hotfd.server.rewriting import rewrite
 from hotfd.server.rolling import move_rolling
 from hotfd.server.takeback import take_back

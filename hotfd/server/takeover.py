@@ -15,7 +15,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +22,6 @@ import msgspec
 
 from hotfd import _core, log
 from hotfd._version import __version__
-from hotfd.config.carry import MAX_CARRIED, Luggage
 from hotfd.errors import ChannelError, ConfigError, HandoffRefused
 from hotfd.report import Counts, Pause, Report
 from hotfd.server.collector import CollectorPause
@@ -31,6 +29,7 @@ from hotfd.server.custody import Custody
 from hotfd.server.engine import cookie_of
 from hotfd.server.link import Link
 from hotfd.server.moving import PROCESS
+from hotfd.server.releases import Arriving
 from hotfd.server.snapshot import Readers, restore
 from hotfd.transfer.channel import Arrival, Channel
 from hotfd.transfer.history import History
@@ -51,9 +50,6 @@ DEATH_LIMIT: Final = 1.0
 
 HEALTH_INTERVAL: Final = 1.0
 """Seconds between health checks in probation."""
-
-MAX_REASON: Final = 256
-"""Characters of a reason why a release cannot be read: as many as Hello may bring fit half a packet, at four bytes each."""
 
 
 class Takeover:
@@ -88,8 +84,7 @@ class Takeover:
         self.history: History | None = None
         """What ran before this process, once Setup has come."""
         self._custody: Custody | None = None
-        self._luggage = Luggage(engine.slots) if engine.slots is not None else None
-        self._packed: list[bytes] | None = None  # releases that came before Hello
+        self._releases = Arriving(engine)
         self._touch: TouchMap | None = None
         self._newcomers = 0
         self._collector = CollectorPause()
@@ -104,9 +99,6 @@ class Takeover:
         self._changed = asyncio.Event()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends when this process owns what it serves; raises HandoffRefused when it has to leave."""
-        if self._luggage is not None:  # what no session holds by then is gone
-            luggage = self._luggage
-            self.done.add_done_callback(lambda done: luggage.clear())
         self.on_old_exit: Callable[[int], None] = lambda pid: None
         """Called with the old process's pid when it is certainly dead."""
         self.on_accepting: Callable[[], None] = lambda: None
@@ -186,18 +178,7 @@ class Takeover:
         Raises:
             HandoffRefused: nobody hands over, or in a protocol that this version does not speak.
         """
-        self._channel.start()
-        try:
-            async with asyncio.timeout(SETUP_LIMIT):
-                while not self._begun and not self._channel.ended and not self.done.done():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
-        if not self._begun or self._setup is None:
-            raise HandoffRefused("no-channel", "nobody hands over on the inherited channel")
-        await self._unpack_first()
-        setup, codec = self._setup, self._engine.codec
+        setup, codec = await self._hear(), self._engine.codec
         told: dict[str, Any] = {}
         if setup.process_schema and self._import_state is None:
             unreadable: str | None = "the old process hands process-wide state over; give the server an import_state"
@@ -205,7 +186,7 @@ class Takeover:
             # The old process may write for this one, if it is told how.
             told = {"schema": codec.schema, "kinds": self._engine.rooms.kinds.known(setup.kinds)}
         if unreadable is None:
-            read = Readers.of(self._engine, setup.schema, setup.kinds, self._luggage)
+            read = Readers.of(self._engine, setup.schema, setup.kinds, self._releases.luggage)
             self._custody = Custody(read, self._import_state, self._engine.bus)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         spec = self._engine.framing.spec()
@@ -220,16 +201,40 @@ class Takeover:
                 descriptor_limit=min(limit, (1 << 31) - 1) if limit != resource.RLIM_INFINITY else (1 << 31) - 1,
                 descriptors_open=len(os.listdir("/proc/self/fd")),
                 unreadable=unreadable[: m.MAX_TEXT] if unreadable is not None else None,
-                unreadable_releases=self._unreadable_releases(),
+                unreadable_releases=self._releases.unreadable,
                 **told,
             )
         )
         self._machine.hello()
 
+    async def _hear(self) -> m.Setup:
+        """Learn who hands over, and what runs there of the configuration.
+
+        Raises:
+            HandoffRefused: nobody hands over, or what has come cannot be read.
+        """
+        self._channel.start()
+        try:
+            async with asyncio.timeout(SETUP_LIMIT):
+                while not self._begun and not self._channel.ended and not self.done.done():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        if not self._begun or self._setup is None:
+            raise HandoffRefused("no-channel", "nobody hands over on the inherited channel")
+        try:
+            await self._releases.unpack()
+        except ConfigError as error:
+            raise await self.fail("protocol", str(error)) from error
+        if self.done.done():  # the old process has died meanwhile
+            self._releases.clear()
+        return self._setup
+
     @property
     def _begun(self) -> bool:
         """Whether everything has come that this process must know before it says Hello."""
-        return self._setup is not None and (self._packed is not None or not self._setup.releases)
+        return self._setup is not None and self._releases.begun
 
     def _say_hello(self, hello: m.Hello) -> None:
         """Say Hello, with as much as a packet holds: the reasons about releases are for a dry run alone."""
@@ -331,46 +336,12 @@ class Takeover:
         _core.set_pass_pidfd(self._fd, False)
         self._old = ProcessWatch(arrival.pid, pidfd, self._orphaned)
 
-    def _unreadable_releases(self) -> dict[int, str]:
-        """Say which releases of the old process's sessions this program cannot read, as many as a packet holds."""
-        found = self._luggage.unreadable.items() if self._luggage is not None else ()
-        return {serial: reason[:MAX_REASON] for serial, reason in islice(found, m.MAX_UNREADABLE)}
-
-    def _unpack(self, arrival: Arrival) -> None:
-        """Take what the old process sends of its configuration; it is nothing to a program without one."""
-        first = self._machine.phase is Phase.STARTING
-        if first and self._packed is None:
-            self._packed = []
-        if self._luggage is None:
-            return
-        if not arrival.descriptors:
-            raise ChannelError("the releases did not arrive; raise LimitNOFILE")
-        data = _core.memfd_load(arrival.descriptors[0], MAX_CARRIED)
-        if first and self._packed is not None:
-            self._packed.append(data)  # hello() unpacks it, and nobody whom this process serves waits for that
-            return
-        try:
-            self._luggage.unpack(data)
-        except ConfigError as error:
-            raise ChannelError(str(error)) from None
-
-    async def _unpack_first(self) -> None:
-        """Unpack what came before Hello: that is most, and may take seconds."""
-        while self._luggage is not None and self._packed:
-            try:
-                await self._luggage.unpack_beside(self._packed.pop(0))
-            except ConfigError as error:
-                raise await self.fail("protocol", str(error)) from error
-        if self._luggage is not None and self.done.done():
-            self._luggage.clear()
-
     def _dispatch(self, arrival: Arrival, ids: list[int]) -> None:
         match arrival.message:
             case m.Setup() as setup:
-                self.history = History.unsealed(arrival.descriptors[0]) if arrival.descriptors else None
-                self._setup = setup
+                self._begin(setup, arrival)
             case m.Releases():
-                self._unpack(arrival)
+                self._releases.take(arrival, first=self._machine.phase is Phase.STARTING)
             case m.Rewritten() as message:
                 self._read_rewritten(message)
             case m.Listeners() as message:
@@ -391,6 +362,13 @@ class Takeover:
             case m.Abort(code=code, detail=detail):
                 self._leave(HandoffRefused(code, detail))
 
+    def _begin(self, setup: m.Setup, arrival: Arrival) -> None:
+        self.history = History.unsealed(arrival.descriptors[0]) if arrival.descriptors else None
+        self._setup = setup
+        if setup.releases:
+            self._releases.expect()
+            self.done.add_done_callback(lambda done: self._releases.clear())
+
     def _read_rewritten(self, message: m.Rewritten) -> None:
         """The old process writes states as this code reads them."""
         engine = self._engine
@@ -398,7 +376,7 @@ class Takeover:
         if problem is not None:
             self._start(self._fail_and_leave("state-downgrade", problem))
             return
-        read = Readers.of(engine, message.schema, message.kinds, self._luggage)
+        read = Readers.of(engine, message.schema, message.kinds, self._releases.luggage)
         self._custody = Custody(read, self._import_state, engine.bus)
 
     def _take_listeners(self, message: m.Listeners, arrival: Arrival) -> None:

@@ -19,7 +19,7 @@ _TABLE = re.compile(
 _SCORE = re.compile(r"(\()?([\w-]+) (\d+)( x\d+)?\)?")
 _BEGINS = re.compile(r"[\w-]+ is ready, and match (\d+) begins: (\d+) points win, the dice are sealed as (\w+)")
 _ROLLS = re.compile(r"([\w-]+) rolls ([2-6])")
-_BUSTS = re.compile(r"([\w-]+) rolls 1 and loses (\d+)")
+_BUSTS = re.compile(r"([\w-]+) rolls 1 and loses (\d+)(?: and (?P<score>\d+) of the score)?")
 _HOLDS = re.compile(r"([\w-]+) holds (\d+)")
 _LATE = re.compile(r"([\w-]+) is out of time and loses (\d+)")
 _FORFEITS = re.compile(r"([\w-]+) leaves and forfeits")
@@ -170,8 +170,9 @@ class Witness:
 
     def _lost(self, found: re.Match[str], before: Table, now: Table) -> None:
         if before is not NOTHING:
+            name, damage = found[1], int(found.groupdict().get("score") or 0)
             _expect(int(found[2]), before.pot, "what was lost")
-            _expect(now.scores, before.scores, "scores")
+            _expect(now.scores, {**before.scores, name: before.scores[name] - damage}, "scores")
             self._next_turn(before, now)
 
     def _hold(self, found: re.Match[str], before: Table, now: Table) -> None:

@@ -273,12 +273,12 @@ class LastTransaction:
         self._ask = store._gateway._ask
         store._gateway._ask = self  # type: ignore[method-assign,assignment]
 
-    async def __call__(self, endpoint: str, path: str, data: bytes, answer: type) -> object:
+    async def __call__(self, endpoint: str, path: str, data: bytes, *arguments: object) -> object:
         if path == "kv/txn" and b"heads" in b"".join(_decoded_keys(data, "success")) and b"request_put" in data:
             if self.sent < len(self._calls):
                 await self._calls[self.sent]()
             self.sent += 1
-        return await self._ask(endpoint, path, data, answer)
+        return await self._ask(endpoint, path, data, *arguments)  # type: ignore[arg-type]
 
 
 def _decoded_keys(data: bytes, branch: str) -> list[bytes]:

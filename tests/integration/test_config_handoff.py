@@ -281,17 +281,31 @@ def test_a_canary_goes_over_with_its_share(made: Arena) -> None:
     assert made.client().damage() == 2
 
 
+PLAIN = (
+    PROGRAM.replace("config=hotfd.Config", "background=() or [] and hotfd.Config")
+    .replace("conn.config.open", "0 if conn.config is None else conn.config.open")
+    .replace("TELL = lambda config: config.damage", "TELL = lambda config: 0 if config is None else config.damage")
+)
+"""The same program without a configuration."""
+
+
 def test_a_session_that_began_without_a_configuration_gets_one_where_there_is_one(tmp_path: Path) -> None:
-    plain = (
-        PROGRAM.replace("config=hotfd.Config", "background=() or [] and hotfd.Config")
-        .replace("conn.config.open", "0 if conn.config is None else conn.config.open")
-        .replace("TELL = lambda config: config.damage", "TELL = lambda config: 0 if config is None else config.damage")
-    )
-    with arena(tmp_path, plain) as made:
+    with arena(tmp_path, PLAIN) as made:
         first = made.client()
         assert first.damage() == 0
         made.service.handoff(*QUICK, command=made.version("second", PROGRAM))
         assert first.damage() == 1
+
+
+def test_what_a_session_holds_outlives_a_version_without_a_configuration(made: Arena) -> None:
+    first = made.client()
+    assert first.damage() == 1
+    made.publish(damage=2)
+    made.service.handoff(*QUICK, command=made.version("plain", PLAIN))
+    between = made.client()
+    assert [first.damage(), between.damage()] == [0, 0]
+    made.service.handoff(*QUICK, command=made.version("third", PROGRAM))
+    assert [first.damage(), between.damage(), made.client().damage()] == [1, 2, 2]
 
 
 def test_all_that_move_together_do_so_only_if_the_new_code_reads_every_release(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ ROOMS = """
 """
 
 
-GENERATIONS = 5
+GENERATIONS = 10
 """Handoffs of the chain, each of which leaves somebody behind."""
 
 

@@ -390,6 +390,27 @@ class TestReports:
         await store.acknowledge([report(time=time.time() - REMEMBERED - 60)])
         assert await store.acknowledgements("game") == []
 
+    async def test_a_clock_that_is_ahead_keeps_neither_a_dead_server_alive_nor_newer_reports_out(
+        self, store: Store
+    ) -> None:
+        await store.acknowledge([report(time=time.time() + 3600)])
+        (found,) = await store.acknowledgements("game")
+        assert found.time <= time.time()
+        newer = report(version=2, time=time.time())
+        await store.acknowledge([newer])
+        assert await store.acknowledgements("game") == [newer]
+
+    async def test_reports_come_through_after_a_clock_was_set_back(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 3600)
+        await store.acknowledge([report(time=now + 3590)])
+        monkeypatch.undo()
+        newer = report(version=2)
+        await store.acknowledge([newer])
+        assert await store.acknowledgements("game") == [newer]
+
     async def test_many_servers_report_at_once(self, store: Store) -> None:
         told = [report(server=f"s{number:03}") for number in range(150)]
         await store.acknowledge(told)

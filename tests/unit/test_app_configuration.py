@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -213,6 +214,33 @@ async def test_an_own_value_does_not_hold_in_place_of_a_release_that_was_known(a
     assert "three" not in told["reason"]
 
 
+async def test_a_check_that_hangs_does_not_keep_a_start_beyond_its_deadline(away: Sources, logged: Logged) -> None:
+    keep(3)
+    go = threading.Event()
+    with pytest.raises(ConfigError, match="did not answer"):
+        async with started(arena(check=lambda rules: go.wait(FUSE)), deadline=0.2):
+            pass
+    go.set()
+    (told,) = logged("config-cache-unusable")
+    assert "took too long to check version 3" in told["reason"]
+
+
+async def test_a_check_that_breaks_makes_what_is_on_disk_none(
+    away: Sources, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(3)
+
+    def broken(config: hotfd.Config[Any], sealed: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(hotfd.Config, "compile", broken)
+    with pytest.raises(ConfigError, match="did not answer"):
+        async with started(deadline=0.2):
+            pass
+    (told,) = logged("config-cache-unusable")
+    assert "failed with MemoryError" in told["reason"]
+
+
 async def test_a_damaged_cache_is_told_and_is_none(sources: Sources, logged: Logged) -> None:
     keep(3)
     Path(Cache("play", "fake:").file("arena")).write_bytes(b"garbage")
@@ -337,6 +365,23 @@ async def test_modules_of_one_source_are_followed_together_and_others_apart(sour
         assert one.slots.begin("a").versions == {"arena": 1, "shop": 1, "hall": 1}
         assert one.status({})["hall"]["source"] == "other:"
     assert all(source.closed for source in sources.opened.values())
+
+
+async def test_what_was_published_together_is_staged_together_also_with_other_intervals_and_zones(
+    sources: Sources, logged: Logged
+) -> None:
+    sources.shelf.publish("arena", batch="b1", size=1)
+    sources.shelf.publish("shop", batch="b1", price=1)
+    async with started(arena(interval=9.0, zone="eu"), shop()) as one:
+        assert [(url, identity.zone, interval) for url, identity, interval in sources.calls] == [("fake:", "", 3.0)]
+        assert one.status({})["arena"]["zone"] == "eu"
+        sources.shelf.publish("arena", batch="b2", size=2)
+        sources.shelf.publish("shop", batch="b2", price="much")
+        sources.opened["fake:"].say()
+        async with asyncio.timeout(FUSE):
+            while not logged("config-held-back"):
+                await asyncio.sleep(0.01)
+        assert one.slots.begin("a").versions == {"arena": 1, "shop": 1}
 
 
 # -- status ------------------------------------------------------------------------------------------

@@ -205,6 +205,53 @@ async def test_a_clock_that_runs_out_passes_the_turn_once_and_a_move_sets_it_ane
 
 
 @often
+async def test_a_match_keeps_the_rules_that_it_began_with_and_the_next_one_has_the_newest(handoffs):
+    async with hall(handoffs) as server:
+        ann, bob, cid = await company(server, "ann", "bob", "cid")
+        server.publish(core.Rules(target=30, turn_seconds=300.0))
+        await ann.send(b"leave")
+        assert "turn 2: bob, pot 0, clock 600.0" in await until(cid, "ann leaves and forfeits")
+        await bob.send(b"leave")
+        await until(cid, "bob leaves and forfeits, cid wins match 1")
+        for client, name in ((ann, "ann"), (bob, "bob")):
+            await client.send(b"join den")
+            await until(cid, f"{name} sits down")
+        for client in (ann, bob, cid):
+            await client.send(b"ready")
+        begins = await until(cid, "match 2 begins: 30 points win")
+        assert "clock 300.0" in begins
+        server.publish(core.Rules(target=40))
+        await ann.send(b"leave")
+        assert "turn 2: bob, pot 0, clock 300.0" in await until(cid, "ann leaves and forfeits")
+
+
+@often
+async def test_a_room_has_as_many_seats_as_the_newest_rules_say_while_nobody_plays(handoffs):
+    async with hall(handoffs) as server:
+        server.publish(core.Rules(room_size=2))
+        for name in ("ann", "bob"):
+            await until(await called(server, name, "join den"), f"{name} sits down")
+        cid = await called(server, "cid")
+        assert await ask(cid, "join den") == "all 2 seats are taken; you can watch"
+        server.publish(core.Rules(room_size=3))
+        await cid.send(b"join den")
+        await until(cid, "cid sits down")
+
+
+@often
+async def test_chat_can_be_switched_off_in_the_middle_of_a_match_and_on_again(handoffs):
+    async with hall(handoffs) as server:
+        ann, bob = await company(server, "ann", "bob")
+        eve = await called(server, "eve")
+        server.publish(core.Rules(chat=False))
+        for client in (ann, eve):
+            assert await ask(client, "say hello") == "nobody may talk at the moment"
+        server.publish(core.Rules())
+        await ann.send(b"say hello")
+        await until(bob, "ann says: hello")
+
+
+@often
 async def test_no_clock_runs_when_the_match_is_over(handoffs):
     async with hall(handoffs) as server:
         ann, bob = await company(server, "ann", "bob")

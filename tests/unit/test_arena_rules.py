@@ -33,6 +33,7 @@ class Room:
     def __init__(self, version: int, players: int = 4) -> None:
         self.match: core.Game = VERSIONS[version]()
         self.rules = RULES
+        self.damage = 0
         self.witness = Witness()
         self.lines: list[str] = []
         for name in NAMES[:players]:
@@ -46,7 +47,7 @@ class Room:
         self.witness.hear(line)
 
     def begin(self, seed: str = "seed", target: int = 20) -> None:
-        self.rules = core.Rules(target=target)
+        self.rules = core.Rules(target=target, damage=self.damage)
         for seat in list(self.match.seats):
             if not seat.gone:
                 self.tell(self.match.ready(seat.id, seed, self.rules))
@@ -217,6 +218,50 @@ def test_a_clock_that_runs_out_costs_the_pot_and_the_turn(version):
 
 
 @both
+def test_a_one_costs_as_much_of_the_score_as_the_rules_say_and_never_more_than_there_is(version):
+    room = Room(version, players=2)
+    room.damage = 5
+    room.begin(seed=next(seed for seed in map(str, range(100)) if core.Dice(seed).roll() == 1), target=1000)
+    costs = set()
+    for _ in range(200):
+        before = {seat.id: seat.score for seat in room.match.seats}
+        who = room.current
+        room.roll()  # the witness checks the scores, and their sum
+        if room.match.pot > 4:
+            room.hold()
+        elif " rolls 1 " in room.lines[-1]:
+            after = {seat.id: seat.score for seat in room.match.seats}
+            assert after[who] == max(0, before[who] - 5)
+            costs.add(before[who] - after[who])
+            assert ("of the score" in room.lines[-1]) == (before[who] > 0)
+    assert {0, 5} <= costs
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_as_many_sit_down_as_the_rules_say(size):
+    match, rules = arena.Match(), core.Rules(room_size=size)
+    for number in range(size):
+        match.enter(str(number), f"player-{number}", rules, watching=False)
+    with pytest.raises(core.Refusal, match=f"all {size} seats are taken"):
+        match.enter("late", "late", rules, watching=False)
+    match.enter("larger", "larger", core.Rules(room_size=size + 1), watching=False)
+
+
+@both
+def test_a_match_is_played_by_the_rules_that_it_is_given_with_each_move(version):
+    room = Room(version, players=2)
+    room.begin(target=1)
+    room.roll_until_pot()
+    room.rules = core.Rules(target=1000)
+    room.hold()
+    assert room.match.playing
+    room.rules = core.Rules(target=1)
+    room.roll_until_pot()
+    room.hold()
+    assert not room.match.playing
+
+
+@both
 def test_the_match_ends_at_the_target_and_tells_a_seed_from_which_every_roll_follows(version):
     room = Room(version)
     room.begin(seed="abcdef", target=20)
@@ -258,6 +303,7 @@ def play_on(room: Room, rng: random.Random) -> None:
 def test_no_witness_objects_however_often_a_match_goes_from_version_to_version(seed):
     rng = random.Random(seed)
     room = Room(1)
+    room.damage = seed % 3
     for _ in range(400):
         play_on(room, rng)
         if rng.random() < 0.5:
@@ -415,6 +461,23 @@ def test_a_roll_that_the_seed_does_not_have_is_found_when_the_seed_is_told():
         while room.match.playing:
             room.roll_until_pot()
             room.hold()
+
+
+@pytest.mark.parametrize("damage", [0, 5])
+def test_damage_that_the_line_does_not_tell_is_found(damage):
+    room = Room(1, players=2)
+    room.damage = 4
+    room.begin(target=1000)
+    for _ in range(4):
+        room.roll_until_pot()
+        room.hold()
+    told = {0: "", 5: " and 5 of the score"}[damage]
+    heard, room.hear = [], lambda line: heard.append(line)  # type: ignore[method-assign]
+    while "of the score" not in "".join(heard[-1:]):
+        room.roll()
+    witness = replayed([*room.lines, *heard[:-1]])
+    with pytest.raises(Violation):
+        witness.hear(heard[-1].replace(" and 4 of the score", told))
 
 
 def test_a_move_out_of_turn_is_found():

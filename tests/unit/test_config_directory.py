@@ -21,9 +21,10 @@ import msgspec
 import pytest
 
 from hotfd.config import rollout
-from hotfd.config.directory import DirectoryStore
+from hotfd.config.directory import THREADS, DirectoryStore
 from hotfd.config.directory_files import MAX_HEADS, StoreDirectory
 from hotfd.config.directory_ledger import MAX_REPORT, Ledger
+from hotfd.config.reader import note
 from hotfd.config.rollout import For
 from hotfd.errors import ConfigError, StoreError
 from tests.unit.config_stores import MEMORY, publish, publishing, report, sealed
@@ -491,6 +492,39 @@ def test_publishing_goes_on_while_the_ledger_is_held_and_the_history_has_no_hole
     store.write(steps[-1:])
     assert not (place / "waiting.json").exists()
     assert Ledger(str(place / "ledger.sqlite")).events("game", 100, 4) == [step.event for step in reversed(steps)]
+
+
+async def test_a_canary_is_halted_while_the_ledger_is_held(store: DirectoryStore, place: Path) -> None:
+    head = await publish(store, "game", For(share=0.5))
+    assert head.canary is not None
+    with held(place / "ledger.sqlite"), pytest.raises(StoreError, match="held it for long"):
+        await note(store, [report(state="refused", version=head.canary.version, faults=("size is 0",))])
+    halted = (await store.heads())["game"]
+    assert (halted.change, halted.canary, halted.reason) == ("halted", None, "refused: size is 0")
+    assert [event.change for event in await store.history("game", limit=2)] == ["halted", "canary"]
+
+
+def test_a_disk_that_hangs_takes_some_threads_and_keeps_no_process_from_its_end(place: Path) -> None:
+    program = """if True:
+        import asyncio, sys, threading
+        from hotfd.config import directory
+        from hotfd.config.store import Acknowledgement
+
+        directory.DirectoryStore._note = lambda self, reports: threading.Event().wait()
+
+        async def main():
+            store = directory.DirectoryStore(sys.argv[1], create=True)
+            await store.heads()
+            tries = [asyncio.ensure_future(store.acknowledge([])) for _ in range(100)]
+            await asyncio.wait(tries, timeout=0.05)
+            print(threading.active_count() - 1)
+            assert await asyncio.to_thread(lambda: True), "others have their threads"
+
+        asyncio.run(main())
+    """
+    command = [sys.executable, "-c", program, str(place)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (0, f"{THREADS}\n"), result.stderr
 
 
 def test_an_event_that_waits_and_that_no_head_has_reached_does_not_count(store: DirectoryStore, place: Path) -> None:

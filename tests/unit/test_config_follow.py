@@ -381,6 +381,52 @@ async def test_a_check_that_hangs_refuses_its_release(
         release.set()
 
 
+async def test_when_too_many_checks_hang_no_more_is_checked_until_one_ends(
+    shelf: Shelf, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "COMPILE_LIMIT", 0.01)
+    monkeypatch.setattr(follow, "CHECKS", 2)
+    go = threading.Event()
+    checked: list[int] = []
+
+    def check(rules: Rules) -> None:
+        checked.append(rules.size)
+        if rules.size < 4:
+            go.wait(FUSE)
+
+    async with following(shelf, cache, arena(check=check)) as rig:
+        for size in (1, 2, 3):
+            shelf.publish("arena", size=size)
+            await rig.hear()
+        refusal = rig.follower.intake.refusal("arena")
+        assert refusal is not None
+        assert (refusal.version, refusal.faults) == (3, (f"the whole: {follow.HANGING}",))
+        assert checked == [1, 2]
+        go.set()
+        async with asyncio.timeout(FUSE):
+            while rig.follower._checks.busy:
+                await asyncio.sleep(0.001)
+        monkeypatch.setattr(follow, "COMPILE_LIMIT", FUSE)
+        shelf.publish("arena", size=4)
+        await rig.hear()
+        assert rig.begin() == {"arena": 4}
+
+
+async def test_a_source_that_breaks_with_one_release_holds_up_no_other(
+    shelf: Shelf, cache: Cache, logged: Logged
+) -> None:
+    async with following(shelf, cache, arena(), shop()) as rig:
+        shelf.publish("arena", size=2)
+        shelf.wait(60)
+        shelf.publish("shop", price=2)
+        rig.source.fetching = lambda module, version: KeyError(module) if module == "arena" else None
+        await rig.hear()
+        staged = rig.slots.staged("shop")
+        assert staged is not None
+        assert staged.version == 1
+    assert [fields["event"] for fields in logged("config-follow-failed")] == ["config-follow-failed"]
+
+
 async def test_a_release_that_is_another_one_is_refused(shelf: Shelf, cache: Cache) -> None:
     async with following(shelf, cache) as rig:
         first = shelf.publish("arena", size=1).stable
@@ -733,6 +779,51 @@ async def test_a_server_that_ends_says_so(shelf: Shelf, cache: Cache) -> None:
         await rig.source.told(lambda report: True)
         assert all(report.state != "ended" for report in rig.source.reports)
     assert rig.source.reports[-1].state == "ended"
+
+
+async def test_the_last_report_of_a_server_is_that_it_ends_also_when_another_one_is_on_its_way(
+    shelf: Shelf, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "GAP", 0.0)
+    monkeypatch.setattr(reporter, "FAREWELL_LIMIT", FUSE)
+    shelf.publish("arena", size=1)
+    async with following(shelf, cache) as rig:
+        await rig.hear()
+        await rig.source.told(lambda report: report.state == "staged")
+        begun, send = asyncio.Event(), rig.source.report
+
+        async def slowly(reports: Any) -> None:
+            begun.set()
+            await asyncio.sleep(0.05)
+            await send(reports)
+
+        rig.source.report = slowly  # type: ignore[method-assign]
+        rig.begin()
+        async with asyncio.timeout(FUSE):
+            await begun.wait()
+    assert [report.state for report in rig.source.reports][-2:] == ["running", "ended"]
+
+
+async def test_what_is_being_written_when_a_server_ends_is_waited_for(
+    shelf: Shelf, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "SAVE_LIMIT", FUSE)
+    begun, go, written = threading.Event(), threading.Event(), []
+    save = cache.save
+
+    def slowly(kept: Any) -> None:
+        begun.set()
+        assert go.wait(FUSE)
+        save(kept)
+        written.append(kept.head.sequence)
+
+    monkeypatch.setattr(cache, "save", slowly)
+    async with following(shelf, cache) as rig:
+        shelf.publish("arena", size=1)
+        await rig.hear()
+        assert await asyncio.to_thread(begun.wait, FUSE)
+        asyncio.get_running_loop().call_later(0.05, go.set)
+    assert written == [1]
 
 
 @pytest.mark.parametrize("failure", ["raises", "hangs"])

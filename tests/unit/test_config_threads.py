@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from hotfd.config.threads import aside
+from hotfd.config.threads import Crew, aside
 from tests.unit.config_support import FUSE
 from tests.unit.wire_support import on_each_loop
 
@@ -61,13 +61,35 @@ def test_a_function_that_hangs_does_not_keep_a_process_from_its_end() -> None:
 
 
 def test_a_function_that_ends_after_the_loop_troubles_nobody() -> None:
-    go = threading.Event()
+    go, before = threading.Event(), set(threading.enumerate())
 
     async def main() -> None:
         await asyncio.wait({asyncio.create_task(aside(go.wait, FUSE))}, timeout=0.01)
 
     asyncio.run(main())
-    (thread,) = (one for one in threading.enumerate() if one.name == "hotfd-config")
+    (thread,) = set(threading.enumerate()) - before
     go.set()
     thread.join(FUSE)
     assert not thread.is_alive()
+
+
+@on_each_loop
+async def test_a_crew_has_so_many_threads_also_when_nobody_waits_for_them_any_more() -> None:
+    crew, go = Crew(2), threading.Event()
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(crew.run(go.wait, FUSE), 0.01)
+    assert crew.busy
+    late = asyncio.ensure_future(crew.run(pow, 2, 3))
+    await asyncio.sleep(0)
+    assert not late.done()
+    go.set()
+    assert await asyncio.wait_for(late, FUSE) == 8
+
+
+@on_each_loop
+async def test_a_function_that_raises_leaves_its_crew_a_thread() -> None:
+    crew = Crew(1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            await crew.run(divmod, 1, 0)

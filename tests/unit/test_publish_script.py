@@ -155,7 +155,7 @@ def test_what_a_script_leaves_behind_is_ended_and_removed(run):
 
 
 def test_directories_deeper_than_a_path_is_long_are_removed(run):
-    text = "#!/usr/bin/python3\nimport os\nfor _ in range(3000):\n    os.mkdir('deep')\n    os.chdir('deep')\nprint('{}')\n"
+    text = "#!/usr/bin/python3\nimport os\nfor _ in range(1500):\n    os.mkdir('deep')\n    os.chdir('deep')\nprint('{}')\n"
     assert run(text) == {}
 
 

@@ -41,7 +41,7 @@ def run(pytester):
 
 
 def test_the_examples_pass(run):
-    run("".join(BLOCKS)).assert_outcomes(passed=9)
+    run("".join(BLOCKS)).assert_outcomes(passed=11)
 
 
 def test_the_mistake_that_the_text_describes_is_found_with_its_words(run):

@@ -1,0 +1,240 @@
+"""The releases of a handoff, as they come to a new process: what the test plays is the old one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+import hotfd
+from hotfd import _core
+from hotfd.config.carry import carry
+from hotfd.config.slots import Slots, Staged
+from hotfd.errors import HandoffRefused
+from hotfd.framing import Lines
+from hotfd.server import releases
+from hotfd.server.engine import Engine
+from hotfd.server.takeover import Takeover
+from hotfd.state import Codec
+from hotfd.transfer.channel import Channel
+from hotfd.wire import messages as m
+from tests.unit.config_support import Shelf
+from tests.unit.server_rig import until
+from tests.unit.wire_support import nothing_stays_open, on_each_loop
+
+if TYPE_CHECKING:
+    from hotfd.config.snapshots import Snapshot
+    from hotfd.transfer.channel import Arrival
+
+__all__ = ["nothing_stays_open"]
+
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
+
+STRANGE = "\N{OLD PERSIAN SIGN A}" * 80
+"""A key that takes four bytes a character."""
+
+
+class Before(msgspec.Struct, frozen=True):
+    values: dict[str, dict[str, dict[str, int]]]
+
+
+class After(msgspec.Struct, frozen=True):
+    values: dict[str, dict[str, dict[str, bool]]]
+
+
+async def talk(conn: Any) -> None:
+    async for _ in conn:
+        pass
+
+
+def held(count: int) -> tuple[Slots, list[Snapshot]]:
+    """Return slots, and what sessions hold of so many releases, none of which the new program can read."""
+    slots, shelf = Slots([hotfd.Config("arena", Before, source="fake:")]), Shelf()
+    found = []
+    for number in range(count):
+        head = shelf.publish("arena", values={STRANGE: {STRANGE: {f"{place}{STRANGE}": number for place in range(3)}}})
+        assert head.stable is not None
+        slots.stage([Staged(head, slots.know(slots.config("arena").compile(shelf.releases[head.stable.sha256])))])
+        found.append(slots.begin("a"))
+    return slots, found
+
+
+class Old:
+    """The old process's end of the channel."""
+
+    def __init__(self, fd: int) -> None:
+        self.heard: list[m.Message] = []
+        self.channel = Channel(fd, self._on_message, lambda error: None, lambda: None)
+        self.channel.start()
+
+    def _on_message(self, arrival: Arrival) -> None:
+        self.heard.append(arrival.message)
+        arrival.close()
+
+    def begin(self, *, announced: bool = True, **options: Any) -> None:
+        self.channel.send(
+            m.Setup(m.PROTOCOL, "h1", 2, os.getpid(), Codec.of(None).schema, False, {}, releases=announced, **options)
+        )
+
+    def bring(self, *pieces: bytes) -> None:
+        memfd = _core.memfd_seal("test", list(pieces))
+        self.channel.send(m.Releases(), [memfd], owned=[memfd])
+
+    async def hello(self) -> m.Hello:
+        await until(lambda: self.heard)
+        (hello,) = self.heard
+        assert isinstance(hello, m.Hello)
+        return hello
+
+
+@asynccontextmanager
+async def takeover(*configs: hotfd.Config[Any]) -> AsyncIterator[tuple[Old, Takeover, Engine]]:
+    """Begin a takeover by a program with this configuration."""
+    mine, theirs = _core.channel_pair()
+    engine = Engine(talk, Lines(), Codec.of(None), slots=Slots(configs) if configs else None)
+    old, new = Old(mine), Takeover(theirs, engine, [], healthy=None, import_state=None)
+    try:
+        yield old, new, engine
+    finally:
+        new.done.cancel()
+        new.close()
+        old.channel.close()
+        await engine.stop()
+
+
+@on_each_loop
+async def test_what_cannot_be_read_fits_the_hello_however_much_it_is() -> None:
+    slots, snapshots = held(m.MAX_UNREADABLE + 8)
+    async with takeover(hotfd.Config("arena", After, source="fake:")) as (old, new, _):
+        old.begin()
+        old.bring(carry(slots, snapshots))
+        await new.hello()
+        hello = await old.hello()
+        assert hello.unreadable is None, "nothing is wrong with the states"
+        assert len(hello.unreadable_releases) == m.MAX_UNREADABLE
+
+
+@on_each_loop
+async def test_a_hello_with_large_types_goes_without_what_cannot_be_read() -> None:
+    slots, snapshots = held(m.MAX_UNREADABLE)
+    large = {"field": "x" * (m.MAX_PACKET - 8192)}
+    async with takeover(hotfd.Config("arena", After, source="fake:")) as (old, new, _):
+        old.begin()
+        old.bring(carry(slots, snapshots))
+        await new._hear()
+        hello = m.Hello(m.PROTOCOL, 1, "", {}, 1, 1, schema=large, unreadable_releases=new._releases.unreadable)
+        new._say_hello(hello)
+        assert (await old.hello()) == msgspec.structs.replace(hello, unreadable_releases={})
+
+
+def nothing(old: Old) -> None:
+    old.channel.send(m.Releases())
+
+
+def a_pipe(old: Old) -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    old.channel.send(m.Releases(), [reader], owned=[reader])
+
+
+def unsealed(old: Old) -> None:
+    memfd = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.write(memfd, b"x")
+    old.channel.send(m.Releases(), [memfd], owned=[memfd])
+
+
+def damaged(old: Old) -> None:
+    old.bring(b"\xc1")
+
+
+def too_much(old: Old) -> None:
+    old.bring(b"x" * 100)
+
+
+@pytest.mark.parametrize("bring", [nothing, a_pipe, unsealed, damaged, too_much])
+@on_each_loop
+async def test_releases_that_do_not_come_as_they_should_end_the_handoff_with_a_reason(
+    bring: Callable[[Old], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bring is too_much:
+        monkeypatch.setattr(releases, "MAX_CARRIED", 10)
+    async with takeover(hotfd.Config("arena", After, source="fake:")) as (old, new, engine):
+        old.begin()
+        bring(old)
+        with pytest.raises(HandoffRefused):
+            await new.hello()
+            await new.done
+        assert engine.slots is not None
+        assert engine.slots.running is None
+
+
+@on_each_loop
+async def test_releases_that_nobody_announced_end_the_handoff() -> None:
+    slots, snapshots = held(1)
+    async with takeover() as (old, new, _):
+        old.begin(announced=False)
+        old.bring(carry(slots, snapshots))
+        await new.hello()
+        with pytest.raises(HandoffRefused, match="nobody has announced"):
+            await new.done
+
+
+@on_each_loop
+async def test_releases_that_come_twice_are_taken_twice() -> None:
+    slots, snapshots = held(2)
+    async with takeover(hotfd.Config("arena", Before, source="fake:")) as (old, new, engine):
+        old.begin()
+        old.bring(carry(slots, snapshots[:1]))
+        await new.hello()
+        old.bring(carry(slots, snapshots[1:]))
+        luggage = new._releases.luggage
+        assert luggage is not None
+        await until(lambda: set(luggage._held) == {snapshot.serial for snapshot in snapshots})
+        assert [luggage.snapshot(one.serial).versions for one in snapshots] == [{"arena": 1}, {"arena": 2}]
+        assert engine.slots is not None
+        assert engine.slots.begin("a").versions == {"arena": 2}
+
+
+@on_each_loop
+async def test_an_old_process_that_dies_while_its_releases_are_read_leaves_nothing_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slots, snapshots = held(1)
+    async with takeover(hotfd.Config("arena", Before, source="fake:")) as (old, new, engine):
+        monkeypatch.setattr(new._releases, "unpack", dying(new, new._releases.unpack))
+        old.begin()
+        old.bring(carry(slots, snapshots))
+        await new.hello()
+        luggage = new._releases.luggage
+        assert luggage is not None
+        assert not luggage._held
+        assert not old.heard
+        assert engine.slots is not None
+        assert engine.slots.begin("a").versions == {"arena": 1}, "what ran there runs here"
+
+
+def dying(new: Takeover, unpack: Callable[[], Any]) -> Callable[[], Any]:
+    async def run() -> None:
+        new._orphaned()
+        await unpack()
+
+    return run
+
+
+async def test_more_than_the_new_process_takes_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "MAX_CARRIED", 10)
+    slots, snapshots = held(1)
+    mine, theirs = _core.channel_pair()
+    channel = Channel(mine, lambda arrival: None, lambda error: None, lambda: None)
+    try:
+        with pytest.raises(HandoffRefused, match="too-large"):
+            releases.send_releases(channel, slots, snapshots)
+    finally:
+        channel.close()
+        os.close(theirs)
+        await asyncio.sleep(0)

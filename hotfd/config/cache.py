@@ -121,24 +121,23 @@ class Cache:
             raise ConfigError(f"{self.file(module)} is damaged: {error}") from None
 
     def save(self, kept: Kept) -> None:
-        """Keep a module's head and release in place of what was kept before, but for what another process knows newer.
+        """Keep a module's head and release in place of what was kept before, unless another process knew a newer head.
 
         Raises:
-            ConfigError: the directory is not this user's alone.
+            ConfigError: the directory is not this user's alone, or the service's name is no text.
             OSError: it cannot be written; what was kept before is.
         """
         module = kept.head.module
+        header = _Header(_FORMAT, self._service, self._source, module, kept.sealed.sha256, kept.head)
+        try:
+            body = msgspec.json.encode(header) + b"\n" + kept.sealed.data
+        except UnicodeEncodeError:
+            raise ConfigError(f"the service's name {self._service!r} cannot be written as UTF-8") from None
         with _Directory.open(self.path, make=True) as directory, directory.alone():
             there = self._there(directory, module)
-            if there is not None:  # two processes of a service share a file, and one of them may lag behind
-                kept = Kept(
-                    max(kept.head, there.head, key=lambda head: head.sequence),
-                    max(kept.sealed, there.sealed, key=lambda sealed: sealed.release.version),
-                )
-            if there is None or (there.head, there.sealed.sha256) != (kept.head, kept.sealed.sha256):
-                header = _Header(_FORMAT, self._service, self._source, module, kept.sealed.sha256, kept.head)
-                body = msgspec.json.encode(header) + b"\n" + kept.sealed.data
-                directory.replace(self._name(module), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            if there is not None and (there.head.sequence > kept.head.sequence or there == kept):
+                return  # two processes of a service share a file, and this one lags behind
+            directory.replace(self._name(module), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
     def _there(self, directory: _Directory, module: str) -> Kept | None:
         """Return what is kept; None when there is nothing, or nothing that could be read."""
@@ -242,6 +241,8 @@ class _Directory:
                 if time.monotonic() < deadline:
                     time.sleep(_LOOK)
                     continue
+            except OSError:
+                pass  # NFS locks no directory
             break
         yield  # the lock goes with the descriptor
 

@@ -173,7 +173,7 @@ def seal(release: Release) -> Sealed:
     """Encode a release.
 
     Raises:
-        ConfigError: it is larger than ``MAX_RELEASE`` bytes, or holds what JSON cannot.
+        ConfigError: it is larger than ``MAX_RELEASE`` bytes, or holds what JSON cannot, or what :func:`unseal` refuses.
     """
     try:
         data = _encoder.encode(release)
@@ -184,6 +184,10 @@ def seal(release: Release) -> Sealed:
             f"module {release.module!r}: a release of {len(data)} bytes; at most {MAX_RELEASE} can be published. "
             "Divide it into modules, or keep large data elsewhere and its name here"
         )
+    try:
+        _release_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # better here than in every server
+        raise ConfigError(f"module {release.module!r}: nobody could read the release: {error}") from None
     return Sealed(release, data, hashlib.sha256(data).hexdigest())
 
 

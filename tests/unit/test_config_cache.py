@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -55,6 +59,52 @@ def test_the_head_may_be_newer_than_the_release(cache: Cache) -> None:
     assert (found.head.stable, found.sealed.release.version) == (Track(4, "0" * 64), 3)
 
 
+def test_a_process_that_lags_behind_takes_nothing_back(cache: Cache, directory: Path) -> None:
+    cache.save(kept(5))
+    cache.save(kept(4))
+    assert cache.load("arena") == kept(5)
+    cache.save(kept(3, head_version=3))
+    assert cache.load("arena") == kept(5)
+    refused = Kept(kept(5).head, kept(4).sealed)  # the newest one has failed when it was first used
+    cache.save(refused)
+    assert cache.load("arena") == refused
+
+
+def test_of_processes_that_write_at_once_the_newest_counts(cache: Cache, directory: Path) -> None:
+    threads = [threading.Thread(target=cache.save, args=(kept(version),)) for version in range(1, 21)]
+    random.Random(1).shuffle(threads)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.load("arena") == kept(20)
+
+
+def test_what_is_the_same_is_not_written_again(cache: Cache, directory: Path) -> None:
+    cache.save(kept())
+    before = os.stat(cache.file("arena"))
+    cache.save(kept())
+    assert os.stat(cache.file("arena")).st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("how", ["held", "no locks here"])
+def test_a_lock_that_cannot_be_had_keeps_nothing_from_being_kept(
+    cache: Cache, directory: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(cache_module, "LOCK_LIMIT", 0.05)
+    cache.save(kept())
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if how != "held":
+            error = OSError(errno.EBADF, "Bad file descriptor")
+            monkeypatch.setattr(cache_module.fcntl, "flock", Mock(side_effect=error))
+        cache.save(kept(4))
+    finally:
+        os.close(descriptor)
+    assert cache.load("arena") == kept(4)
+
+
 def test_services_sources_and_modules_have_files_of_their_own(cache: Cache, directory: Path) -> None:
     cache.save(kept())
     for other in (Cache("other", "dir:/srv", str(directory)), Cache("play", "dir:/other", str(directory))):
@@ -75,7 +125,7 @@ def test_only_this_user_may_use_what_is_kept(cache: Cache, directory: Path) -> N
 def test_whatever_a_service_is_called_its_file_is_in_the_directory(directory: Path, service: str) -> None:
     cache = Cache(service, "dir:/srv", str(directory))
     if service == "\udc80":
-        with pytest.raises(UnicodeEncodeError):  # msgspec has no form for it
+        with pytest.raises(ConfigError, match="UTF-8"):
             cache.save(kept())
         return
     cache.save(kept())
@@ -178,7 +228,12 @@ def test_a_write_that_fails_leaves_what_was_kept_before(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if call == "write":
-        monkeypatch.setattr(cache_module, "open", lambda *args, **named: _Full(), raising=False)
+        monkeypatch.setattr(
+            cache_module,
+            "open",
+            lambda one, mode, **how: _Full() if "w" in mode else open(one, mode, **how),
+            raising=False,
+        )
     else:
         monkeypatch.setattr(cache_module.os, call, fail)
     with pytest.raises(OSError, match="No space left"):

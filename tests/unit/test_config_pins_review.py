@@ -14,6 +14,7 @@ import hotfd
 from hotfd import testing
 from hotfd.app.configuration import Configuration
 from hotfd.config.carry import Luggage, carry
+from hotfd.config.release import MAX_ZONES, Instruction, Release, seal
 from hotfd.config.rollout import For
 from hotfd.config.slots import Slots, Staged
 from tests.unit.config_support import FUSE, Rules, Shelf, Shop, sealed
@@ -247,6 +248,21 @@ def test_a_first_use_that_begins_a_session_itself_gets_what_was_before(shelf: Sh
     assert not slots.quarantined("arena")
 
 
+@pytest.mark.parametrize(
+    "release",
+    [
+        Release("arena", 1, "r" * 1025, "ann", 0.0, {}),
+        Release("Arena", 1, "r1", "ann", 0.0, {}),
+        Release("arena", 1, "r1", "ann", 0.0, {}, zones={f"z{number}": {} for number in range(MAX_ZONES + 1)}),
+        Release("arena", 1, "r1", "ann", 0.0, {}, instruction=Instruction(set={"k" * 1025: 1})),
+    ],
+    ids=["long-revision", "name", "zones", "long-key"],
+)
+def test_a_release_that_nobody_could_read_is_not_sealed(release: Release) -> None:
+    with pytest.raises(hotfd.ConfigError, match="nobody could read"):
+        seal(release)
+
+
 # -- sessions --------------------------------------------------------------------------------------------
 
 
@@ -348,3 +364,32 @@ async def test_what_is_handed_over_is_checked_in_a_thread(shelf: Shelf) -> None:
     assert luggage.snapshot(held.serial).value == Rules(1)
     assert len(threads) == 1
     assert threads[0] is not threading.main_thread()
+
+
+async def test_what_cannot_be_checked_in_a_thread_is_named_and_the_rest_is_there(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = threading.Event()
+
+    def check(value: Rules) -> None:
+        if value.size == 1:
+            raise SystemExit
+        if value.size == 2:
+            hung.wait(FUSE)
+
+    old = Slots([hotfd.Config("arena", Rules, source="fake:")])
+    held = []
+    for size in (1, 2, 3):
+        shelf.publish("arena", size=size)
+        shelf.stage(old)
+        held.append(old.begin("a"))
+    new = Slots([hotfd.Config("arena", Rules, check=check)])
+    luggage = Luggage(new)
+    monkeypatch.setattr("hotfd.config.carry.READ_LIMIT", 0.05)
+    await luggage.unpack_beside(carry(old, held[1:2]))
+    monkeypatch.setattr("hotfd.config.carry.READ_LIMIT", FUSE)
+    hung.set()
+    await luggage.unpack_beside(carry(old, held))
+    assert "could not check it" in luggage.unreadable[held[0].serial]
+    assert "more than 0.05 s" in luggage.unreadable[held[1].serial]
+    assert luggage.snapshot(held[2].serial).value == Rules(3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,18 +15,19 @@ import pytest
 
 import hotfd
 from hotfd import _core
-from hotfd.config.carry import carry
+from hotfd.config.carry import Luggage, carry
 from hotfd.config.slots import Slots, Staged
 from hotfd.errors import HandoffRefused
 from hotfd.framing import Lines
 from hotfd.server import releases
 from hotfd.server.engine import Engine
+from hotfd.server.snapshot import Readers
 from hotfd.server.takeover import Takeover
 from hotfd.state import Codec
-from hotfd.transfer.channel import Channel
+from hotfd.transfer.channel import Channel, close_all
 from hotfd.wire import messages as m
-from tests.unit.config_support import Shelf
-from tests.unit.server_rig import until
+from tests.unit.config_support import Rules, Shelf
+from tests.unit.server_rig import Rig, rig, until
 from tests.unit.wire_support import nothing_stays_open, on_each_loop
 
 if TYPE_CHECKING:
@@ -238,3 +241,91 @@ async def test_more_than_the_new_process_takes_is_not_sent(monkeypatch: pytest.M
         channel.close()
         os.close(theirs)
         await asyncio.sleep(0)
+
+
+async def echo(conn: Any) -> None:
+    async for line in conn:
+        await conn.send(line)
+
+
+def with_own(made: Rig, **arguments: Any) -> Slots:
+    """Give the old process a configuration."""
+    slots = made.engine.slots = Slots([hotfd.Config("arena", Rules, initial=Rules(1), **arguments)])
+    assert slots.start()
+    return slots
+
+
+@on_each_loop
+async def test_a_checkpoint_of_a_session_that_is_offered_takes_it_back_and_sends_what_it_holds_now() -> None:
+    async with rig(echo) as made:
+        slots = with_own(made)
+        await made.client()
+        (id,) = await made.offered()
+        before = made.session.release
+        assert [type(message) for message in made.heard()] == [m.Releases, m.OfferPart]
+        slots.publish("arena", Rules(2))
+        assert made.session.checkpoint() == Rules(2)
+        made.say(m.Accept([id]))
+        await until(lambda: made.moving.gate.has_ready)
+        await made.offered_again(id + 1)
+        revoke, sent, offer = made.received()
+        assert revoke[0] == m.Revoke([id])
+        luggage = Luggage(Slots([hotfd.Config("arena", Rules, initial=Rules(9))]))
+        luggage.unpack(_core.memfd_load(sent[1][0], 1 << 20))
+        assert made.session.release is not before
+        assert made.session.release is not None
+        assert luggage.snapshot(made.session.release.serial).value == Rules(2)
+        close_all([*sent[1], *offer[1]])
+
+
+@on_each_loop
+async def test_a_room_that_is_taken_back_holds_what_it_held_though_nobody_else_does() -> None:
+    async def talk(conn: Any) -> None:
+        async for word in conn:
+            if word == b"in":
+                await conn.join("room")
+            await conn.send(b"%d" % conn.config.size)
+
+    async with rig(talk) as made:
+        slots = with_own(made)
+        clients = [await made.client() for _ in range(2)]
+        for client in clients:
+            client.say(b"in\n")
+            await client.hears(b"1\n")
+        await until(lambda: all(session.obstacle() is None for session in made.sessions))
+        (id,) = await made.offered()
+        for size in (2, 3):  # so that what the room holds is neither in force nor was so before
+            slots.publish("arena", Rules(size))
+            slots.begin("x")
+        made.say(m.Accept([id]))
+        await until(lambda: made.moving.committed == 1)
+        close_all([fd for _, descriptors in made.received() for fd in descriptors])
+        gc.collect()
+        assert not made.sessions
+        made.moving.restore_committed(id, Readers.of(made.engine))
+        assert made.session.key == "room"
+        for client in clients:
+            client.say(b"?\n")
+            await client.hears(b"1\n")
+
+
+@on_each_loop
+async def test_releases_that_there_is_no_descriptor_for_leave_the_session_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig(echo) as made:
+        with_own(made)
+        client = await made.client()
+
+        def full(name: str, pieces: list[bytes]) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(_core, "memfd_seal", full)
+            with pytest.raises(HandoffRefused, match="descriptor-limit"):
+                await made.offered()
+        task = made.moving.revoke_all()
+        assert task is not None
+        await task
+        client.say(b"x\n")
+        await client.hears(b"x\n")

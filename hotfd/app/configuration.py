@@ -98,18 +98,23 @@ class Configuration:
             ConfigError: a module has no release that this program can use; the message says what to do.
         """
         end = time.monotonic() + deadline
-        handed = {name: newest for name in self._caches if (newest := self.slots.newest(name)) is not None}
-        needed = [name for name in self._caches if name not in handed]
+        needed = [name for name in self._caches if self.slots.newest(name) is None]
+        own = self._handed_own()
         kept = await self._load()
         self._follow(generation)
         beginning = Beginning(self.slots, self._followers, kept, self._heard)
         if needed:
             await beginning.find(needed, end)
         self._from_cache = frozenset(beginning.kept)  # the names: the releases are the sessions' to keep
-        # Where the process before ran with the program's own value, no release that it knew could be used.
-        self._begin(beginning.own | {name for name, newest in handed.items() if not newest.version})
+        self._begin(beginning.own | own)
         self._since = dict.fromkeys(self.slots.modules, time.time()) | self._since
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name="hotfd-config-pins")
+
+    def _handed_own(self) -> set[str]:
+        """Return the modules of which the process before ran the program's own value: it could use no release."""
+        running = self.slots.running.compiled if self.slots.running is not None else {}
+        found = {name: (running.get(name), self.slots.newest(name)) for name in self._caches}
+        return {name for name, known in found.items() if any(one is not None and not one.version for one in known)}
 
     def _begin(self, own: Collection[str]) -> None:
         """Put in force what is staged; of these modules the program's own values may be."""

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from hotfd.config.snapshots import Compiled
 
 
-@dataclass(slots=True)
-class _Rule:
-    """Which release, and for what share of new sessions."""
+_DIGEST: Final = 8
+"""Bytes of the digest that says where a session stands: no two stand together but by intent."""
 
-    compiled: Compiled
-    share: float
+
+class _Rule:
+    """Which release, and for what share of new sessions.
+
+    What is looked at when a session begins is made beforehand: it is then a hash and a comparison of bytes.
+    """
+
+    __slots__ = ("_below", "_step", "compiled", "share")
+
+    def __init__(self, compiled: Compiled, share: float) -> None:
+        self.compiled = compiled
+        self.share = share
+        release = compiled.sealed.release
+        # The same on every server, and for all that was published with it, since that fits together.
+        step = release.batch or f"{release.module}\0{release.version}"
+        self._step = f"{step}\0".encode(errors="surrogatepass")
+        self._below = int(share * (1 << 8 * _DIGEST)).to_bytes(_DIGEST) if share < 1.0 else None
+
+    def takes(self, key: str) -> bool:
+        """Whether a session with this key begins with it: the same ones everywhere, others for each canary."""
+        if self._below is None:
+            return True
+        where = self._step + key.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(where, digest_size=_DIGEST).digest() < self._below
 
 
 class Canaries:
@@ -54,24 +74,9 @@ class Canaries:
 
     def chosen(self, key: str) -> dict[str, Compiled]:
         """Return by module the canaries that a session with this key begins with."""
-        return {
-            module: rule.compiled
-            for module, rule in self._rules.items()
-            if rule.share >= 1.0 or _place(rule.compiled, key) < rule.share
-        }
+        return {module: rule.compiled for module, rule in self._rules.items() if rule.takes(key)}
 
 
 def batch_of(compiled: Compiled) -> str:
     """Return what a release has in common with those that were published with it."""
     return compiled.sealed.release.batch or compiled.sha256
-
-
-def _place(canary: Compiled, key: str) -> float:
-    """Return where between 0 and 1 a session stands for a canary.
-
-    The same on every server, and for all that was published with it, since that fits together; another for each canary.
-    """
-    release = canary.sealed.release
-    step = release.batch or f"{release.module}\0{release.version}"
-    text = f"{step}\0{key}".encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / (1 << 64)

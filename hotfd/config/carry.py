@@ -7,6 +7,7 @@ what the new program declares. What it cannot read, it says, and the sessions th
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
@@ -55,10 +56,12 @@ def carry(slots: Slots, snapshots: Iterable[Snapshot]) -> bytes:
 
     in_force: list[int] = []
     heads = []
+    running = slots.running.compiled if slots.running is not None else {}
     for module in slots.modules:
         if (head := slots.head(module)) is not None:
             heads.append(head)
-            in_force += [place(one) for one in (slots.newest(module), slots.canary(module)) if one is not None]
+            found = (running.get(module), slots.newest(module), slots.canary(module))
+            in_force += dict.fromkeys(place(one) for one in found if one is not None)
     held = [
         (snapshot.serial, [place(one) for one in snapshot.compiled.values()], snapshot.replaced)
         for snapshot in snapshots
@@ -135,25 +138,39 @@ class Luggage:
         self._run(opened.heads, opened.in_force)
         for serial, releases, replaced in opened.held:
             self._hold(serial, releases, replaced)
+        for module in self._slots.modules:
+            self._slots.follow(module)
 
     def _run(self, heads: Iterable[Head], in_force: Iterable[Sealed]) -> None:
+        """Let run here what ran there, and stage what was staged there."""
         by_module: dict[str, list[Sealed]] = {}
         for one in in_force:
             by_module.setdefault(one.release.module, []).append(one)
-        updates = []
+        slots = self._slots
+        ran: dict[str, Staged] = {}
+        newest = []
         for head in heads:
-            if head.module in self._slots.modules:
-                update = Staged(head)
-                for one in by_module.get(head.module, ()):
-                    compiled = self._compiled(one)
-                    if not one.release.version:  # the old program's own value; this program may have another
-                        compiled = self._slots.initial(head.module) or compiled
-                    if head.canary is not None and one.sha256 == head.canary.sha256:
-                        update.canary = compiled
-                    else:
-                        update.stable = compiled
-                updates.append(update)
-        self._slots.stage(updates)
+            if head.module in slots.modules:
+                some = head.canary.sha256 if head.canary is not None else ""
+                found = {one.sha256: self._in_force(one) for one in by_module.get(head.module, ())}
+                canary = found.pop(some, None)
+                stable = sorted((one for one in found.values() if one is not None), key=lambda one: one.version)
+                if stable:
+                    ran[head.module] = Staged(head, stable[0])
+                newest.append(Staged(head, stable[-1] if stable else None, canary))
+        # A module that did not come gets its first release from its source, before anything runs.
+        if slots.running is None and all(name in ran or not slots.config(name).source for name in slots.modules):
+            slots.stage(ran.values())
+            with suppress(ConfigError):  # the program's own value of another module fails: the server's start says so
+                slots.start()
+        slots.stage(newest)
+
+    def _in_force(self, sealed: Sealed) -> Compiled | None:
+        """Return what is in force here where the old process had a release in force."""
+        compiled = self._compiled(sealed)
+        if not sealed.release.version:  # the old program's own value; this program may have another
+            return self._slots.initial(sealed.release.module) or compiled
+        return compiled
 
     def _hold(self, serial: int, releases: Iterable[Sealed], replaced: float | None) -> None:
         compiled: dict[str, Compiled] = {}
@@ -165,8 +182,6 @@ class Luggage:
                 self._held[serial] = f"release {one.release.version} of {module!r}: {reason}"
                 return
             compiled[module] = read
-            if module in self._slots.modules:
-                self._slots.follow(module)
         if self._slots.modules_in(compiled):
             snapshot = self._held[serial] = self._slots.combination(compiled)
             if snapshot is not self._slots.running:

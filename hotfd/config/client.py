@@ -132,8 +132,13 @@ class ServersSource:
             if self._keeper is not None and self._keeper.done():
                 self._keeper.result()  # it never ends by itself: this raises what ended it
             assert self._servers is not None
-            if self._servers.complete:
+            if len(self.silent) < len(self._servers.modules):
                 yield self._servers.heads
+
+    @property
+    def silent(self) -> Collection[str]:
+        """The modules of which no server has spoken: theirs are away, or cannot read what is in force."""
+        return self._servers.silent if self._servers is not None else ()
 
     async def release(self, module: str, version: int, sha256: str) -> Sealed:
         """Return a release: from the server that has announced it, or else from the others."""
@@ -283,7 +288,7 @@ class ServersSource:
                     log.event(logging.INFO, "config-server-back", address=link.address)
                 self._tell_soon()
             case push.Digest():
-                servers.digest(link.address, answer.heads)
+                servers.digest(link.address, answer.heads, answer.silent)
                 self._beat.set()
             case push.Refused():
                 raise PushRefused(answer.code, answer.text)

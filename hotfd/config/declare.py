@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from hotfd.config.release import Release, check_name, seal
@@ -98,7 +98,7 @@ class Config(Generic[T]):
         self.interval = interval
         self._upgrade = upgrade
         self._check = check
-        self.on_first_use = on_first_use
+        self._on_first_use = on_first_use
         self._initial = self._own(initial) if initial is not None else None
 
     def __repr__(self) -> str:
@@ -118,12 +118,17 @@ class Config(Generic[T]):
             raise ReleaseRefused(self.module, [Fault("", "", f"values that can be checked: {_said(error)}")]) from error
         if self._check is not None:
             try:
-                self._check(value)
+                _plain(self._check(value), "check")
             except ReleaseRefused:
                 raise
             except Exception as error:
                 raise ReleaseRefused(self.module, [Fault("", "", f"refused by the program: {_said(error)}")]) from error
         return Compiled(self.module, sealed, value, live=self.schema.live_values(value))
+
+    def use(self, value: T) -> None:
+        """Use a value for the first time; raises whatever the program's ``on_first_use`` does."""
+        if self._on_first_use is not None:
+            _plain(self._on_first_use(value), "on_first_use")
 
     def _built(self, release: Release) -> T:
         values = release.values_in(self.zone)
@@ -156,6 +161,14 @@ class Config(Generic[T]):
         sealed = seal(Release(self.module, 0, revision="", author="", time=0.0, values=self.schema.plain(value)))
         self.schema.build(self.module, sealed.release.values)
         return sealed
+
+
+def _plain(result: object, name: str) -> None:
+    """Raise TypeError when what a function has returned would have to be awaited, which nobody does."""
+    if isinstance(result, Awaitable):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{name} must be a plain function, and not return what is to be awaited")
 
 
 def _said(error: Exception) -> str:

@@ -263,8 +263,15 @@ class EtcdStore:
         else:
             below = self._key("heads", "")
             pairs, revision = await self._gateway.scan(below, end_of(below))
-        heads = [read(f"{self.url}: {pair.key.decode(errors='replace')}", decode_head, pair.value) for pair in pairs]
-        return {head.module: head for head in heads if modules is None or head.module in modules}, revision
+        heads: dict[str, Head] = {}
+        for pair in pairs:
+            what = f"{self.url}: {pair.key.decode(errors='replace')}"
+            head = read(what, decode_head, pair.value)
+            if pair.key != self._key("heads", head.module):
+                raise StoreError(f"{what} cannot be read: it is the head of module {head.module!r}")
+            if modules is None or head.module in modules:
+                heads[head.module] = head
+        return heads, revision
 
     async def _events(self, module: str, start: int, end: int) -> list[Event]:
         """Return the first of the events from one sequence to before another, in their order."""

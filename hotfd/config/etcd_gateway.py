@@ -222,8 +222,10 @@ class Gateway:
         while now() < deadline:
             gone = 0
             for endpoint in self._in_turn():
+                if (left := deadline - now()) <= 0.0:
+                    break
                 try:
-                    return await self._ask(endpoint, path, data, answer, min(REQUEST, max(0.0, deadline - now())))
+                    return await self._ask(endpoint, path, data, answer, min(REQUEST, left))
                 except _Elsewhere as trouble:
                     troubles[endpoint] = str(trouble)
                     gone += trouble.gone

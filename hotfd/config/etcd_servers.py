@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from hotfd.config.etcd_gateway import Refusal
-from hotfd.config.etcd_messages import NOT_FOUND, delete, end_of, get, key_of, put, read, unchanged
+from hotfd.config.etcd_messages import NOT_FOUND, delete, end_of, get, key_of, put, unchanged
 from hotfd.config.release import check_name
 from hotfd.config.store import EXPIRY, MAX_SCHEMA, REMEMBERED, Acknowledgement
 from hotfd.errors import StoreError
@@ -122,12 +122,7 @@ class Servers:
         check_name(module)
         below = key_of(self._prefix, "addresses", "")
         found, _ = await self._gateway.scan(below, end_of(below))
-        serving = [
-            pair.key[len(below) :].decode(errors="replace")
-            for pair in found
-            if module in read(f"{self._url}: what is registered", _modules_decoder.decode, pair.value)
-        ]
-        return sorted(serving)
+        return sorted(pair.key[len(below) :].decode(errors="replace") for pair in found if module in _modules(pair))
 
     async def _kept(self) -> int:
         """Return a lease for what is told of for a day."""
@@ -162,6 +157,13 @@ class Servers:
     async def _below(self, kind: str, module: str) -> list[Pair]:
         below = key_of(self._prefix, kind, module, "")
         return (await self._gateway.scan(below, end_of(below)))[0]
+
+
+def _modules(pair: Pair) -> list[str]:
+    try:
+        return _modules_decoder.decode(pair.value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return []  # one registration that cannot be read hides no other
 
 
 def _report(pair: Pair) -> Acknowledgement | None:

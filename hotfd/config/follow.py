@@ -92,7 +92,7 @@ class Follower:
         self._compiling = compiling
         self._fetching = asyncio.Semaphore(FETCHES)
         self._checks = Crew(CHECKS)
-        self._said: Mapping[str, Head] | None = None
+        self._said: tuple[Mapping[str, Head], Collection[str]] | None = None  # the heads, and of what nothing was said
         self._work_due = asyncio.Event()
         self._save_due = asyncio.Event()
         self._saved: dict[str, tuple[int, str]] = {}
@@ -158,7 +158,7 @@ class Follower:
             pause = min(2 * pause, RETRY[1])
 
     def _hear(self, heads: Mapping[str, Head]) -> None:
-        self._said = heads
+        self._said = heads, self.source.silent
         self.life = time.monotonic()
         if self.away:
             self.away = False
@@ -184,11 +184,11 @@ class Follower:
         while True:
             await self._work_due.wait()
             self._work_due.clear()
-            heads, self._said = self._said, None
+            said, self._said = self._said, None
             try:
-                if heads is not None:
-                    self.intake.take(heads)
-                complete = await self._get(alive=heads is not None)
+                if said is not None:
+                    self.intake.take(*said)
+                complete = await self._get(alive=said is not None)
                 self._stage()
             except Exception as error:  # noqa: BLE001 - one head that cannot be followed must not be the last
                 log.event(logging.ERROR, "config-follow-failed", source=self.source.url, exc_info=error)

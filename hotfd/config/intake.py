@@ -14,6 +14,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+import msgspec
+
 from hotfd import log
 from hotfd.config.slots import Staged
 from hotfd.config.store import MAX_FAULTS
@@ -37,6 +39,9 @@ MAX_LOGGED_FAULTS: Final = 20
 
 MAX_LINE: Final = 1024
 """Characters of a fault in a report."""
+
+MAX_TEXT: Final = 64 << 10
+"""Bytes of all faults in a report, as JSON; stores keep reports of four times as much."""
 
 Verdict = Literal["none", "older", "usable", "refused"]
 """No release for all; only what is older than what is known; one that can be used; one that cannot."""
@@ -100,9 +105,16 @@ class Intake:
 
     # -- what a source says --------------------------------------------------------------------------
 
-    def take(self, heads: Mapping[str, Head]) -> None:
-        """Take what a source says of all modules; what is older than what is known is left out."""
+    def take(self, heads: Mapping[str, Head], silent: Collection[str] = ()) -> None:
+        """Take what a source says; what is older than what is known is left out.
+
+        Args:
+            heads: of the modules that have a release.
+            silent: the modules of which the source can say nothing.
+        """
         for name, module in self._modules.items():
+            if name in silent:
+                continue
             module.spoken = True
             said, known = heads.get(name), self._slots.head(name)
             if known is not None and (said is None or _older(said, known)):
@@ -320,7 +332,15 @@ def _mark(staged: Staged) -> tuple[int, str | None, str | None]:
 
 
 def _lines(faults: Sequence[Fault]) -> tuple[str, ...]:
-    return tuple(str(fault)[:MAX_LINE] for fault in faults[:MAX_FAULTS])
+    lines: list[str] = []
+    left = MAX_TEXT
+    for fault in faults[:MAX_FAULTS]:
+        line = str(fault)[:MAX_LINE].encode(errors="replace").decode()  # a program's check may say anything
+        left -= len(msgspec.json.encode(line))
+        if left < 0:
+            break
+        lines.append(line)
+    return tuple(lines)
 
 
 def _expected(faults: Sequence[Fault]) -> str:

@@ -136,9 +136,15 @@ class Welcome(msgspec.Struct, tag="welcome", frozen=True):
 
 
 class Digest(msgspec.Struct, tag="digest", frozen=True):
-    """The newest heads that the server knows, of the modules that it serves to this subscriber."""
+    """The newest heads that the server knows, of the modules that it serves to this subscriber.
+
+    Attributes:
+        heads: of modules without a release there is none.
+        silent: modules of which that cannot be said: something is in force, and the server cannot read it.
+    """
 
     heads: Annotated[tuple[Head, ...], msgspec.Meta(max_length=MAX_MODULES)]
+    silent: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_MODULES)] = ()
 
 
 class Body(msgspec.Struct, tag="body", frozen=True):

@@ -41,6 +41,11 @@ class StoreSource:
         """Yield what is in force: at first, at every change, and about every interval."""
         return self._store.watch(modules, self._interval)
 
+    @property
+    def silent(self) -> Collection[str]:
+        """None: a store speaks of all modules, or of none."""
+        return ()
+
     async def release(self, module: str, version: int, sha256: str) -> Sealed:
         """Return a release, checked against its digest."""
         return await self._store.release(module, version, sha256)

@@ -234,14 +234,19 @@ class Servers:
 
     # -- what was heard --------------------------------------------------------------------------------
 
-    def digest(self, address: str, heads: Iterable[Head]) -> bool:
+    def digest(self, address: str, heads: Iterable[Head], silent: Collection[str] = ()) -> bool:
         """Take the heads that a server says are in force; the newest that any server has said count.
+
+        Args:
+            address: of the server.
+            heads: of the modules that have a release.
+            silent: modules of which it cannot say anything.
 
         Returns:
             whether one of them is news.
         """
         news = False
-        self._spoken_of |= self._held[address].modules
+        self._spoken_of |= self._held[address].modules.difference(silent)
         for head in heads:
             heard = self._heard.get(head.module)
             if heard is None:
@@ -254,9 +259,9 @@ class Servers:
         return news
 
     @property
-    def complete(self) -> bool:
-        """Whether a server has spoken of each module."""
-        return self._spoken_of == self._modules
+    def silent(self) -> frozenset[str]:
+        """The modules of which no server has spoken yet."""
+        return self._modules - self._spoken_of
 
     @property
     def heads(self) -> dict[str, Head]:

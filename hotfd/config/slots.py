@@ -135,10 +135,11 @@ class Slots:
         staged, self._staged = self._staged, {}
         bad = {batch_of(compiled) for compiled in staged.values() if not self._use(compiled)}
         good = [compiled for compiled in staged.values() if batch_of(compiled) not in bad]
-        if bad:
+        begun = bool(good) and self.begin_with(good)
+        if bad:  # what follows them follows what is in force instead
             for module in staged:
                 self.follow(module)
-        if good and self.begin_with(good):
+        if begun:
             self.on_activated(good)
 
     def _use(self, compiled: Compiled) -> bool:
@@ -150,8 +151,7 @@ class Slots:
             return False
         self._using = True
         try:
-            if module.config.on_first_use is not None:
-                module.config.on_first_use(compiled.value)
+            module.config.use(compiled.value)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's own; the release is not used
             self._quarantine(compiled, module, error)
             return False
@@ -161,17 +161,18 @@ class Slots:
         return True
 
     def _quarantine(self, compiled: Compiled, module: _Module, error: BaseException) -> None:
-        """Let no session begin with a release, nor with what was published with it."""
+        """Let no session begin with a release, nor, where some were about to, with what was published with it."""
         module.quarantined[compiled.sha256] = compiled.version
         while len(module.quarantined) > MAX_QUARANTINED:
             del module.quarantined[next(iter(module.quarantined))]
-        batch = batch_of(compiled)
-        ended = [name for name, one in self._staged.items() if batch_of(one) == batch]
-        for name in ended:
-            del self._staged[name]
-        self._mixed.clear()
-        for name in {compiled.module, *ended, *self._canaries.end_batch(batch)}:
-            self.follow(name)
+        if any(one is compiled for one in (self._staged.get(compiled.module), self.canary(compiled.module))):
+            self._mixed.clear()
+            batch = batch_of(compiled)
+            ended = [name for name, one in self._staged.items() if batch_of(one) == batch]
+            for name in ended:
+                del self._staged[name]
+            for name in {*ended, *self._canaries.end_batch(batch)}:
+                self.follow(name)
         self.on_quarantined(compiled, error)
 
     def begin_with(self, compiled: Iterable[Compiled]) -> bool:

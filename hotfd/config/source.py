@@ -48,8 +48,14 @@ class Source(Protocol):
     def heads(self, modules: Collection[str]) -> AsyncIterator[dict[str, Head]]:
         """Yield what the source says is in force: at first, at every change, and about every interval.
 
-        As :meth:`hotfd.config.store.Store.watch`: each item is complete, and an item is a sign of life.
+        As :meth:`hotfd.config.store.Store.watch`: each item is complete, but for :attr:`silent` modules, and an item is
+        a sign of life.
         """
+        ...
+
+    @property
+    def silent(self) -> Collection[str]:
+        """The modules of which the source could say nothing with its last item: that they have no head tells nothing."""
         ...
 
     async def release(self, module: str, version: int, sha256: str) -> Sealed:

@@ -86,7 +86,9 @@ def _surveyed(module: str, survey: Survey) -> Iterator[Sample]:
     for server in survey.servers:
         if server.standing == "gone":
             continue
-        who = {**of, "service": server.service, "zone": server.zone, "host": server.host, "pid": server.pid}
+        # Its id as well: a container's process has the number of the one before, which counts as living for a while.
+        process = {"service": server.service, "zone": server.zone, "host": server.host, "pid": server.pid}
+        who = {**of, **process, "server": server.server}
         yield "acknowledged", who, server.standing == "current"
         yield "refused", who, server.standing == "refused"
         yield "running_version", who, server.running

@@ -71,8 +71,8 @@ class Attendant:
 
     async def serve(self, conn: Connection[Subscriber]) -> None:
         """Serve one connection: the handler."""
-        if self._tls is not None and conn.resumed:
-            return  # its keys are in the process that it comes from; the subscriber connects again
+        if conn.resumed and (self._tls is not None or not conn.state.still(self._relay.knowledge.modules)):
+            return  # its keys are in the process before, or that served others of its modules: it connects again
         if self._visitors >= self._limit + SPARE:
             conn.abort()
             return
@@ -129,7 +129,7 @@ class Attendant:
             case push.Subscribe():
                 await self._subscribe(conn, tunnel, notices, message)
             case push.Lookup():
-                await self._send(conn, tunnel, await self._relay.served(message.modules))
+                await self._send(conn, tunnel, await self._relay.lookups.served(message.modules))
             case push.Want():
                 await self._send_wanted(conn, tunnel)
             case push.Report():
@@ -148,7 +148,7 @@ class Attendant:
     ) -> None:
         if self._relay.subscribers >= self._limit:
             raise PushRefused("too-many", f"{self._limit} subscribers are served here; start another server")
-        await self._send(conn, tunnel, await self._relay.served(message.modules))
+        await self._send(conn, tunnel, await self._relay.lookups.served(message.modules))
         conn.state.admit(self._relay.knowledge.modules, message.modules)
         if not self._relay.knowledge.ready:
             conn.state.modules = []

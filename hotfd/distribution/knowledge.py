@@ -39,13 +39,13 @@ class Knowledge:
     Attributes:
         modules: the same.
         ready: whether the store has been read once.
-        edition: grows whenever a head has changed.
+        silent: the modules that have a release in the store, none of which could be read yet.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
         self.modules = tuple(modules)
         self.ready = False
-        self.edition = 0
+        self.silent: frozenset[str] = frozenset()
         self._heads: dict[str, Head] = {}
         self._current: dict[Key, bytes] = {}
         self._older: OrderedDict[Key, bytes] = OrderedDict()
@@ -75,6 +75,10 @@ class Knowledge:
         """Return the releases that a head names and that are not here."""
         return [key for key in named(head) if self.body(key) is None]
 
+    def seen(self, heads: Iterable[Head]) -> None:
+        """Note what the store shows, after what can be served of it was accepted."""
+        self.silent = frozenset((self.silent | {head.module for head in heads}) & {*self.modules} - self._heads.keys())
+
     def accept(self, heads: Sequence[Head], bodies: Mapping[Key, bytes]) -> list[str]:
         """Make heads known whose releases are here, or among ``bodies``.
 
@@ -93,7 +97,6 @@ class Knowledge:
         in_force = {key for head in self._heads.values() for key in named(head)}
         for key in [key for key in self._current if key not in in_force]:
             self.keep(key, self._current.pop(key))
-        self.edition += bool(accepted)
         return [head.module for head in accepted]
 
     def body(self, key: Key) -> bytes | None:

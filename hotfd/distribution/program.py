@@ -60,8 +60,12 @@ class ConfigurationServer(Server[Subscriber]):
         return list(self._settings.advertise) or own
 
     def identity(self) -> str:
-        """Return an id that is the same over all handoffs, and no other server's."""
-        return f"{socket.gethostname()} {', '.join(self.addresses)}"[:1000]
+        """Return an id that is the same over all handoffs, and no other server's.
+
+        Hosts made from one image may have one name, and all of them listen at ``0.0.0.0:7400``; what they advertise
+        differs, or else nobody could tell them apart.
+        """
+        return f"{socket.gethostname()} {', '.join(dict.fromkeys([*self.advertised(), *self.addresses]))}"[:1000]
 
     def status(self) -> dict[str, Any]:
         """Return what ``hotfd status`` shows."""

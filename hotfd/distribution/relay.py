@@ -17,12 +17,13 @@ from hotfd import log
 from hotfd.config import push
 from hotfd.config.reader import note
 from hotfd.distribution.knowledge import Knowledge
+from hotfd.distribution.lookups import Lookups
 from hotfd.distribution.rota import Rota
 from hotfd.errors import ConfigError
 from hotfd.server.tasks import detached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 
     from hotfd.config.link import Key
     from hotfd.config.release import Head
@@ -65,9 +66,6 @@ REDECLARED: Final = 3600.0
 MAX_DIGESTS: Final = 1024
 """Encoded digests that are kept; subscribers of the same modules are told the same."""
 
-MAX_LOOKED_UP: Final = 1024
-"""Modules of which it is known where they are served."""
-
 
 class Relay:
     """What a configuration server does between its store and its subscribers.
@@ -81,6 +79,7 @@ class Relay:
     Attributes:
         knowledge: what it knows.
         interval: as given.
+        lookups: who serves which modules.
     """
 
     def __init__(
@@ -88,18 +87,17 @@ class Relay:
     ) -> None:
         self.knowledge = Knowledge(modules)
         self.interval = interval
+        self.lookups = Lookups(self._addresses, interval)
         self._store = store
         self._advertised = advertised
         self._rota = Rota(interval)
         self._notices: dict[str, asyncio.Queue[None]] = {}
         self._subscribed: dict[str, set[str]] = {module: set() for module in modules}
-        self._digests: dict[tuple[tuple[str, int], ...], bytes] = {}
+        self._digests: dict[tuple[tuple[tuple[str, int], ...], tuple[str, ...]], bytes] = {}
         self._fetching: dict[Key, asyncio.Task[bytes]] = {}
         self._reports: dict[tuple[str, str], Acknowledgement] = {}
         self._schemas: dict[tuple[str, str], bytes] = {}
         self._declared: dict[tuple[str, str], float] = {}
-        self._served: dict[str, tuple[float, tuple[str, ...]]] = {}  # by module: when it was asked, and the answer
-        self._asking = asyncio.Lock()
         self._registering = asyncio.Lock()
         self._withdrawn = False
         self._troubles: dict[str, str] = {}
@@ -141,6 +139,7 @@ class Relay:
                 ) as error:  # without it the head is no news, and is looked at again with the next item
                     self._failed(f"release of {head.module}", str(error))
         changed = self.knowledge.accept(news, bodies)
+        self.knowledge.seen(heads.values())
         self.knowledge.ready = True
         for module in changed:
             self._well(f"release of {module}")
@@ -264,12 +263,13 @@ class Relay:
     def digest(self, subscriber: Subscriber) -> bytes:
         """Return what to tell a subscriber now, as a frame."""
         heads = subscriber.digest(self.knowledge.heads)
-        key = tuple((head.module, head.sequence) for head in heads)
+        silent = tuple(module for module in subscriber.modules if module in self.knowledge.silent)
+        key = tuple((head.module, head.sequence) for head in heads), silent
         data = self._digests.get(key)
         if data is None:
             if len(self._digests) >= MAX_DIGESTS:
                 self._digests.clear()
-            data = self._digests[key] = push.frame(push.Digest(tuple(heads)))
+            data = self._digests[key] = push.frame(push.Digest(tuple(heads), silent))
         return data
 
     async def body(self, key: Key) -> bytes:
@@ -319,36 +319,16 @@ class Relay:
             while len(self._declared) > MAX_SCHEMAS:
                 del self._declared[next(iter(self._declared))]
 
-    async def served(self, modules: Collection[str]) -> push.Addresses:
-        """Return where configuration servers serve these modules; what the store said last, if it is away."""
-        if any(self._is_old(module) for module in modules):
-            async with self._asking:  # one asks, the others read what it was told
-                for module in modules:
-                    if self._is_old(module):
-                        await self._ask(module)
-        known = {module: self._served[module][1] for module in modules if module in self._served}
-        return push.Addresses({module: addresses for module, addresses in known.items() if addresses})
-
-    def _is_old(self, module: str) -> bool:
-        asked = self._served.get(module)
-        return asked is None or time.monotonic() - asked[0] >= self.interval
-
-    async def _ask(self, module: str) -> None:
+    async def _addresses(self, module: str) -> list[str] | None:
+        """Return where the store says that a module is served; None when it does not answer."""
         found: list[str] = []
 
         async def ask() -> None:
             found.extend(await self._store.addresses(module))
 
-        known = self._served.pop(module, (0.0, ()))[1]
         if "look up" in self._troubles and time.monotonic() - self._seen > SILENCE * self.interval:
-            addresses = known  # the store is away: nobody has to wait to learn that again
-        elif await self._tried("look up", ask()):
-            addresses = tuple(address for address in found if push.ADDRESS.fullmatch(address))[: push.MAX_ADDRESSES]
-        else:
-            addresses = known
-        self._served[module] = time.monotonic(), addresses
-        while len(self._served) > MAX_LOOKED_UP:
-            del self._served[next(iter(self._served))]
+            return None  # the store is away: nobody has to wait to learn that again
+        return found if await self._tried("look up", ask()) else None
 
     # -- looking at it ---------------------------------------------------------------------------------
 
@@ -375,6 +355,7 @@ class Relay:
 
     async def aclose(self) -> None:
         """Let go of the store."""
+        await self.lookups.aclose()
         tasks = list(self._fetching.values())
         for task in tasks:
             task.cancel()

@@ -33,6 +33,7 @@ class Subscriber:
         zone: its zone.
         host: its host.
         modules: what it hears of here.
+        asked: what it wants to hear of.
         told: by module, the sequence of the newest head that it knows.
         wanted: releases that it has asked for and has not got yet, as module, version and digest.
         left: how many messages it may send at once.
@@ -44,6 +45,7 @@ class Subscriber:
     zone: str = ""
     host: str = ""
     modules: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     told: dict[str, int] = field(default_factory=dict)
     wanted: list[tuple[str, int, str]] = field(default_factory=list)
     left: float = BURST
@@ -111,12 +113,17 @@ class Subscriber:
         Raises:
             PushRefused: none is.
         """
-        self.modules = [module for module in dict.fromkeys(asked) if module in offered]
+        self.asked = list(dict.fromkeys(asked))
+        self.modules = [module for module in self.asked if module in offered]
         if not self.modules:
             raise PushRefused(
                 "unknown-module", f"here are {', '.join(offered)}; name the servers of {', '.join(asked)}"[:1000]
             )
         self.told = {module: self.told[module] for module in self.modules if module in self.told}
+
+    def still(self, offered: tuple[str, ...]) -> bool:
+        """Return whether it hears of all of its modules that are served, and of no others."""
+        return self.modules == [module for module in self.asked if module in offered]
 
     def _check_module(self, module: str) -> None:
         if module not in self.modules:

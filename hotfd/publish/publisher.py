@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd.config import rollout
 from hotfd.config.release import MAX_MODULES, Release, seal, unseal
-from hotfd.errors import ConfigError, Conflict, Fault, ReleaseRefused
+from hotfd.errors import ConfigError, Conflict, Fault, ReleaseRefused, StoreError
 from hotfd.publish import compile as compiling
 from hotfd.publish.check import check
 from hotfd.publish.faults import RevisionRefused, short
@@ -39,9 +39,6 @@ MAX_CONFLICTS: Final = 20
 
 MAX_LINE: Final = 1024
 """Characters of an author or a note that a release can hold."""
-
-PAGE: Final = 200
-"""Events of a module's history that are looked at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +188,11 @@ class Publisher:
 
     async def _last(self, head: Head) -> _Last | None:
         """Return what was last made of a revision: not what somebody has gone back to since."""
-        before: int | None = None
-        while events := await self._store.history(head.module, limit=PAGE, before=before):
-            for event in events:
-                if event.change in {"published", "canary"} and event.revision:
-                    sealed = await self._store.release(event.module, event.version, event.sha256)
-                    return _Last(event.revision, sealed.release)
-            before = events[-1].sequence
+        # Of the releases and not of the history, which may have to wait while a directory's ledger is held.
+        for version in range(head.last, 0, -1):
+            release = (await self._store.release(head.module, version)).release
+            if release.revision and not release.restores:
+                return _Last(release.revision, release)
         return None
 
     async def _pending(self, module: str, last: _Last | None, until: str, head: Head | None) -> list[str]:
@@ -325,14 +320,21 @@ class Publisher:
             batch=batch,
             origin=committed.origin,
         )
-        schemas = await self._store.schemas(module)
-        checked = await asyncio.to_thread(check, release, schemas, self._say)
+        checked = await asyncio.to_thread(check, release, await self._schemas(module), self._say)
         try:
             sealed = seal(checked)
             # Read again as a server will: what it could not read is found here.
             return unseal(sealed.data, sealed.sha256)
         except ConfigError as error:
             raise ReleaseRefused(module, [Fault("", "", str(error))]) from None
+
+    async def _schemas(self, module: str) -> dict[str, bytes]:
+        """Return what servers have declared; nothing when that cannot be read, which is said: servers check it, too."""
+        try:
+            return await self._store.schemas(module)
+        except StoreError as error:
+            self._say(f"module {module!r}: its values are not checked before servers get them: {error}")
+            return {}
 
     def _say(self, line: str) -> None:
         """Note something, once."""

@@ -182,6 +182,25 @@ async def test_a_damaged_release_is_not_given(cluster: Cluster, prefix: str, ope
             await store.release("game", 1)
 
 
+async def test_the_head_of_another_module_is_not_taken(cluster: Cluster, prefix: str, open_store: OpenStore) -> None:
+    store = open_store()
+    head = await publish(store, "game")
+    await asyncio.to_thread(cluster.put, f"/{prefix}heads/chat", encode_head(head))
+    for modules in (["chat", "game"], None):
+        with pytest.raises(StoreError, match=r"heads/chat cannot be read: it is the head of module 'game'"):
+            await store.heads(modules)
+    assert await store.heads(["game"]) == {"game": head}
+
+
+async def test_a_registration_that_cannot_be_read_hides_no_other(
+    cluster: Cluster, prefix: str, open_store: OpenStore
+) -> None:
+    store = open_store()
+    await store.register("10.0.0.1:7", ["game"], 60)
+    await asyncio.to_thread(cluster.put, f"/{prefix}addresses/10.0.0.2:7", b"{")
+    assert await store.addresses("game") == ["10.0.0.1:7"]
+
+
 async def test_reports_and_schemas_survive_the_end_of_the_lease_that_was_used(
     cluster: Cluster, open_store: OpenStore
 ) -> None:

@@ -93,6 +93,7 @@ class FakeSource:
     """A source that says what it is told to say, and notes what is reported."""
 
     url = "fake:"
+    silent: Collection[str] = ()
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf

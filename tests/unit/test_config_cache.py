@@ -231,7 +231,7 @@ def test_a_write_that_fails_leaves_what_was_kept_before(
         monkeypatch.setattr(
             cache_module,
             "open",
-            lambda one, mode, **how: _Full() if "w" in mode else open(one, mode, **how),
+            lambda one, mode, **how: _Full() if "w" in mode else open(one, mode, **how),  # noqa: SIM115
             raising=False,
         )
     else:

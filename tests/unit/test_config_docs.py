@@ -14,7 +14,8 @@ from hotfd import testing
 from hotfd.config.declare import Config
 from hotfd.config.release import Release, seal
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 often = pytest.mark.parametrize("handoffs", ["never", "every"])
 
@@ -97,3 +98,15 @@ def test_the_table_of_arguments_has_each_of_them():
     section = TEXT.partition("## In the program")[2].partition("\n\n**Types.**")[0]
     arguments = set(inspect.signature(Config).parameters) - {"self"}
     assert {name for name in arguments if f"`{name}`" not in section} == set()
+
+
+def test_what_the_text_says_that_one_sees_is_what_hotfd_says():
+    # Literals that are divided over lines are put together, as Python does.
+    sources = (re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in (ROOT / "hotfd").rglob("*.py"))
+    said = "\n".join(sources)
+    section = TEXT.partition("## When something is wrong")[2].partition("\n## ")[0]
+    seen = [row.split(" | ")[0] for row in re.findall(r"^\| (.*) \|$", section, re.MULTILINE)[1:]]
+    spans = [span for cell in seen for span in re.findall(r"`([^`]+)`", cell) if not span.startswith("hotfd ")]
+    assert len(spans) > 15
+    parts = [part.strip() for span in spans for part in re.split(r"\.\.\.|\b12\b", span) if part.strip()]
+    assert [part for part in parts if part not in said] == []

@@ -11,15 +11,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import hotfd
-from hotfd.config import follow, intake, reporter
+from hotfd.config import directory_ledger, follow, intake, reporter
 from hotfd.config.cache import Cache
 from hotfd.config.follow import Follower
 from hotfd.config.rollout import For
 from hotfd.config.slots import Slots
-from hotfd.errors import ConfigError, StoreError
+from hotfd.errors import ConfigError, Fault, ReleaseRefused, StoreError
 from tests.unit.config_support import FUSE, ME, FakeSource, Rules, Shelf, Shop, events
 from tests.unit.wire_support import on_each_loop
 
@@ -690,6 +691,20 @@ async def test_what_became_of_a_release_is_reported(
         third = await rig.source.told(lambda report: report.state == "refused")
         assert (third.version, third.running, third.sequence) == (2, 1, 2)
         assert third.faults == ('size is "two"; expected an integer',)
+
+
+async def test_whatever_a_check_says_its_report_is_one_that_stores_keep(shelf: Shelf, cache: Cache) -> None:
+    faults = [Fault("値" * 400, "\x01" * 400, "\udc80" * 400)] * 200
+
+    def check(rules: Rules) -> None:
+        raise ReleaseRefused("arena", faults)
+
+    async with following(shelf, cache, arena(check=check)) as rig:
+        shelf.publish("arena", size=5)
+        await rig.hear()
+        told = await rig.source.told(lambda report: report.state == "refused")
+        assert 10 < len(told.faults) < 100
+        assert len(msgspec.json.encode(told)) < directory_ledger.MAX_REPORT / 2
 
 
 async def test_what_became_of_a_canary_is_reported(shelf: Shelf, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

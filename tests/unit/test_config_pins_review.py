@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import random
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from hotfd.config.carry import Luggage, carry
 from hotfd.config.release import MAX_ZONES, Instruction, Release, seal
 from hotfd.config.rollout import For
 from hotfd.config.slots import Slots, Staged
+from hotfd.config.snapshots import Snapshot
 from tests.unit.config_support import FUSE, Rules, Shelf, Shop, sealed
 from tests.unit.test_app_configuration import away, sources  # noqa: F401 - fixtures
 
@@ -128,6 +131,19 @@ def test_nothing_is_checked_anew_when_it_is_staged(shelf: Shelf) -> None:
     assert checked == [1, 2]
 
 
+def test_a_release_that_fails_leaves_the_live_fields_of_what_comes_into_force_beside_it(shelf: Shelf) -> None:
+    slots = Slots([switch(on_first_use=refuses(2)), hotfd.Config("shop", Switch, source="fake:")])
+    for module in ("arena", "shop"):
+        shelf.publish(module, size=1, open=True)
+    shelf.stage(slots)
+    first = slots.begin("a")
+    for module in ("arena", "shop"):
+        shelf.publish(module, size=2, open=False)
+    shelf.stage(slots)
+    assert slots.begin("b").versions == {"arena": 1, "shop": 2}
+    assert (first.value.arena.open, first.value.shop.open) == (True, False)
+
+
 # -- canaries ------------------------------------------------------------------------------------------
 
 
@@ -160,6 +176,24 @@ def test_a_canary_that_fails_when_it_is_first_used_ends_those_that_were_publishe
     assert slots.canary("arena") is None
 
 
+def test_what_a_session_brings_and_this_program_cannot_use_takes_nothing_that_is_in_force_with_it(shelf: Shelf) -> None:
+    old = Slots([hotfd.Config("arena", Rules, source="fake:"), hotfd.Config("shop", Shop, source="fake:")])
+    shelf.publish("arena", batch="one", size=1)
+    shelf.publish("shop", batch="one", price=1)
+    shelf.stage(old)
+    held = old.begin("a")
+    shelf.publish("arena", size=2)
+    shelf.stage(old)
+    arena = hotfd.Config("arena", Rules, source="fake:", on_first_use=refuses(1))
+    more = hotfd.Config("more", Rules, source="fake:")
+    new = Slots([arena, hotfd.Config("shop", Shop, source="fake:"), more])
+    luggage = Luggage(new)
+    luggage.unpack(carry(old, [held]))
+    assert "first used" in luggage.unreadable[held.serial]
+    assert new.staged("shop") is not None
+    assert new.staged("arena") is not None
+
+
 # -- functions of the program ----------------------------------------------------------------------------
 
 
@@ -170,6 +204,20 @@ def test_a_coroutine_function_in_place_of_a_plain_one_is_an_error_of_the_declara
 
     with pytest.raises(ValueError, match=f"{hook} must be a plain function"):
         hotfd.Config("arena", Rules, source="fake:", **{hook: later})
+
+
+def test_what_would_have_to_be_awaited_is_no_consent(shelf: Shelf) -> None:
+    async def later(value: Any) -> None:
+        raise ValueError("nobody sees this")
+
+    config = hotfd.Config("arena", Rules, source="fake:", check=lambda value: later(value))
+    with pytest.raises(hotfd.ReleaseRefused, match="check must be a plain function"):
+        config.compile(sealed("arena", 1, size=2))
+    slots = Slots([hotfd.Config("arena", Rules, source="fake:", on_first_use=lambda value: later(value))])
+    shelf.publish("arena", size=1)
+    shelf.stage(slots)
+    assert not slots.start()
+    assert slots.quarantined("arena")
 
 
 def test_a_validator_that_raises_anything_refuses_the_release() -> None:
@@ -352,6 +400,57 @@ async def test_a_new_process_begins_with_its_own_value_where_the_old_one_ran_wit
         await one.aclose()
 
 
+def test_what_ran_runs_in_the_new_process_when_what_was_staged_fails_there(shelf: Shelf) -> None:
+    old = Slots([hotfd.Config("arena", Rules, source="fake:")])
+    shelf.publish("arena", size=1)
+    shelf.stage(old)
+    old.begin("a")
+    shelf.publish("arena", size=2)
+    shelf.stage(old)
+    new = Slots([hotfd.Config("arena", Rules, source="fake:", on_first_use=refuses(2))])
+    Luggage(new).unpack(carry(old, []))
+    assert new.start()
+    assert new.begin("b").value.size == 1
+    assert list(new.quarantined("arena").values()) == [2]
+
+
+def test_what_was_staged_and_never_used_is_staged_in_the_new_process(shelf: Shelf) -> None:
+    old = Slots([hotfd.Config("arena", Rules, source="fake:")])
+    shelf.publish("arena", size=1)
+    shelf.stage(old)
+    old.begin("a")
+    shelf.publish("arena", size=2)
+    shelf.stage(old)
+    new = Slots([hotfd.Config("arena", Rules, source="fake:")])
+    Luggage(new).unpack(carry(old, []))
+    assert (new.running is not None, new.staged("arena") is not None) == (True, True)
+    assert new.begin("b").versions == {"arena": 2}
+
+
+def test_a_module_that_did_not_come_is_not_begun_with_the_programs_own_value_yet(shelf: Shelf) -> None:
+    old = Slots([hotfd.Config("arena", Rules, source="fake:")])
+    shelf.publish("arena", size=1)
+    shelf.stage(old)
+    old.begin("a")
+    shop = hotfd.Config("shop", Shop, source="fake:", initial=Shop(9))
+    new = Slots([hotfd.Config("arena", Rules, source="fake:"), shop])
+    Luggage(new).unpack(carry(old, []))
+    assert new.newest("arena") is not None
+    assert new.newest("shop") is None, "its source is asked first"
+
+
+def test_an_own_value_that_fails_when_it_is_first_used_is_told_when_the_server_starts(shelf: Shelf) -> None:
+    old = Slots([hotfd.Config("arena", Rules, source="fake:")])
+    shelf.publish("arena", size=1)
+    shelf.stage(old)
+    old.begin("a")
+    bad = hotfd.Config("shop", Rules, initial=Rules(2), on_first_use=refuses(2))
+    new = Slots([hotfd.Config("arena", Rules, source="fake:"), bad])
+    Luggage(new).unpack(carry(old, []))
+    with pytest.raises(hotfd.ConfigError, match="own value of 'shop'"):
+        new.start()
+
+
 async def test_what_is_handed_over_is_checked_in_a_thread(shelf: Shelf) -> None:
     threads: list[threading.Thread] = []
     old = Slots([hotfd.Config("arena", Rules, source="fake:")])
@@ -393,3 +492,109 @@ async def test_what_cannot_be_checked_in_a_thread_is_named_and_the_rest_is_there
     assert "could not check it" in luggage.unreadable[held[0].serial]
     assert "more than 0.05 s" in luggage.unreadable[held[1].serial]
     assert luggage.snapshot(held[2].serial).value == Rules(3)
+
+
+# -- whatever happens in whatever order --------------------------------------------------------------------
+
+
+class Life:
+    """A service that publishes, begins sessions, ends them and hands over, at random; and what must be so all the time."""
+
+    MODULES = ("arena", "shop")
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.shelf = Shelf()
+        self.bad: set[tuple[str, int]] = set()
+        self.slots = self.process()
+        self.sessions: list[tuple[Snapshot, dict[str, tuple[int, int]]]] = []
+        self.highest = dict.fromkeys(self.MODULES, 0)
+        self.size = 0
+        self.publish(*self.MODULES)
+        self.shelf.stage(self.slots)
+        assert self.slots.start()
+
+    def process(self) -> Slots:
+        def config(module: str) -> hotfd.Config[Switch]:
+            def use(value: Switch) -> None:
+                if (module, value.size) in self.bad:
+                    raise ValueError("bad")
+
+            return hotfd.Config(module, Switch, source="fake:", on_first_use=use)
+
+        return Slots([config(module) for module in self.MODULES])
+
+    def publish(self, *modules: str, canary: For | None = None) -> None:
+        self.size += 1
+        if self.size > 1 and self.random.random() < 0.3:
+            self.bad.add((self.random.choice(modules), self.size))
+        for module in modules:
+            head = self.shelf.heads.get(module)
+            going_on = head is not None and head.canary is not None
+            values = {"size": self.size, "open": self.random.random() < 0.5}
+            self.shelf.publish(module, batch=str(self.size), canary=None if going_on else canary, **values)
+
+    def step(self) -> None:
+        going_on = [module for module in self.MODULES if self.shelf.heads[module].canary is not None]
+        match self.random.randrange(9):
+            case 0 | 1:
+                self.publish(*self.random.sample(self.MODULES, self.random.randint(1, 2)))
+            case 2:
+                self.publish(*self.random.sample(self.MODULES, self.random.randint(1, 2)), canary=For(share=0.5))
+            case 3 if going_on:
+                self.shelf.abort(self.random.choice(going_on))
+            case 4 if going_on:
+                self.shelf.promote(self.random.choice(going_on))
+            case 5 if self.sessions:
+                self.sessions.pop(self.random.randrange(len(self.sessions)))
+            case 6:
+                self.hand_over()
+            case _:
+                self.begin()
+        if self.random.random() < 0.7:
+            self.shelf.stage(self.slots, *self.random.sample(self.MODULES, self.random.randint(1, 2)))
+
+    def begin(self) -> None:
+        snapshot = self.slots.begin(str(self.random.random()))
+        held = {module: (one.version, one.value.size) for module, one in snapshot.compiled.items()}
+        assert not self.bad & {(module, size) for module, (_, size) in held.items()}
+        running = self.slots.running
+        assert running is not None
+        for module, version in running.versions.items():
+            assert version >= self.highest[module], "a server went back"
+            self.highest[module] = version
+        self.sessions.append((snapshot, held))
+
+    def hand_over(self) -> None:
+        new = self.process()
+        luggage = Luggage(new)
+        luggage.unpack(carry(self.slots, {snapshot for snapshot, _ in self.sessions}))
+        assert not luggage.unreadable
+        assert new.start()
+        self.sessions = [(luggage.snapshot(snapshot.serial), held) for snapshot, held in self.sessions]
+        self.slots = new
+
+    def check(self) -> None:
+        for snapshot, held in self.sessions:
+            assert {module: (one.version, one.value.size) for module, one in snapshot.compiled.items()} == held
+            for module, one in snapshot.compiled.items():
+                newest, canary = self.slots.newest(module), self.slots.canary(module)
+                assert newest is not None
+                leader = one if one is canary else newest
+                assert one.value.open == self.shelf.releases[leader.sha256].release.values["open"]
+
+    def check_memory(self) -> None:
+        live = {id(one) for snapshot, _ in self.sessions for one in snapshot.compiled.values()}
+        assert len(self.slots._compiled) <= len(live) + 4 * len(self.MODULES)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_published_and_handed_over_in_whatever_order_each_session_keeps_what_it_began_with(
+    seed: int,
+) -> None:
+    life = Life(seed)
+    for _ in range(60):
+        life.step()
+        life.check()
+    gc.collect()
+    life.check_memory()

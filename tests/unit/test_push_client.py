@@ -116,19 +116,20 @@ async def test_a_module_without_a_release_is_said_to_have_none() -> None:
         assert await follower.heads() == {}
 
 
-async def test_nothing_is_said_of_the_heads_before_each_module_was_spoken_of() -> None:
+async def test_nothing_is_said_of_a_module_before_one_of_its_servers_has_spoken_of_it() -> None:
     async with (
         Fake().running() as one,
         Fake().running() as two,
         following(one, two, modules=("arena", "chat")) as follower,
     ):
         first, second = await one.visit(), await two.visit()
+        second.say(push.Welcome("two", ("chat",), FUSE), push.Digest((), ("chat",)))
         first.welcome("one", head("arena"))
-        first.say(push.Addresses({}))
-        second.say(push.Welcome("two", ("chat",), FUSE))
-        assert follower.silent
+        assert await follower.heads() == {"arena": head("arena")}
+        assert follower.source.silent == {"chat"}
         second.say(push.Digest(()))
         assert await follower.heads() == {"arena": head("arena")}
+        assert not follower.source.silent
 
 
 async def test_another_server_is_connected_to_as_soon_as_it_is_heard_of() -> None:

@@ -266,7 +266,7 @@ async def test_who_serves_a_module_is_asked_of_the_store_once_an_interval_for_al
     store = Store()
     store.registered = {"arena": ["127.0.0.1:2", "127.0.0.1:1"], "chat": ["nonsense"]}
     async with relaying(store, interval=3600) as relay:
-        found = await asyncio.gather(*(relay.served(["arena", "chat", "other"]) for _ in range(100)))
+        found = await asyncio.gather(*(relay.lookups.served(["arena", "chat", "other"]) for _ in range(100)))
         assert found == [push.Addresses({"arena": ("127.0.0.1:1", "127.0.0.1:2")})] * 100
         assert len(store.reads) == 3
 
@@ -275,7 +275,7 @@ async def test_who_served_a_module_is_still_told_while_the_store_is_away() -> No
     store = Store()
     store.registered = {"arena": ["127.0.0.1:2"]}
     async with relaying(store, interval=0.001) as relay:
-        before = await relay.served(["arena"])
+        before = await relay.lookups.served(["arena"])
         store.away = True
         await asyncio.sleep(0.01)
-        assert await relay.served(["arena"]) == before == push.Addresses({"arena": ("127.0.0.1:2",)})
+        assert await relay.lookups.served(["arena"]) == before == push.Addresses({"arena": ("127.0.0.1:2",)})

@@ -164,15 +164,17 @@ def test_heads_of_modules_that_nobody_asked_for_are_ignored() -> None:
     assert found.heads == {}
 
 
-def test_the_heads_are_complete_when_a_server_has_spoken_of_each_module() -> None:
+def test_modules_are_silent_until_a_server_has_spoken_of_them() -> None:
     found = servers(A, B, modules=("arena", "chat"))
     found.wanted(0.0)
     found.welcomed(A, "a", ["arena"])
     found.digest(A, [head("arena")])
-    assert not found.complete
+    assert found.silent == {"chat"}
     found.welcomed(B, "b", ["chat"])
+    found.digest(B, [], ["chat"])
+    assert found.silent == {"chat"}
     found.digest(B, [])
-    assert found.complete
+    assert not found.silent
     assert found.heads == {"arena": head("arena")}, "and there is no release of the other"
 
 

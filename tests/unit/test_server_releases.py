@@ -329,3 +329,15 @@ async def test_releases_that_there_is_no_descriptor_for_leave_the_session_where_
         await task
         client.say(b"x\n")
         await client.hears(b"x\n")
+
+
+@on_each_loop
+async def test_of_several_refusals_one_about_a_state_says_more_of_the_new_version_than_one_about_a_release() -> None:
+    async with rig(echo) as made:
+        for _ in range(3):
+            await made.client()
+        first, second, third = await made.offered()
+        for id, code in ((first, "config-unreadable"), (second, "state-decode"), (third, "config-unreadable")):
+            made.say(m.Refuse([m.Refusal(id, code, "why")]))
+        await until(lambda: not made.moving.outstanding)
+        assert made.moving.first_refusal == m.Refusal(second, "state-decode", "why")

@@ -294,7 +294,9 @@ class Game(ABC):
             self.turn, self.current, self.pot, self.playing = 1, 0, 0, True
             self.dice = Dice(seed)
             self.clear()
-            event += f", and match {self.number} begins: {rules.target} points win, the dice are sealed as {self.dice.seal}"
+            event += (
+                f", and match {self.number} begins: {rules.target} points win, the dice are sealed as {self.dice.seal}"
+            )
         return event
 
     def roll(self, id: str, rules: Rules) -> str:

@@ -293,7 +293,9 @@ def serve_arena(match: type[Game], about: str | None) -> None:
     parser.add_argument(
         "--turn-seconds", type=float, default=Rules().turn_seconds, metavar="S", help="default: %(default)s"
     )
-    parser.add_argument("--config", metavar="URL", help="where the rules come from, such as dir:/srv/config; they follow")
+    parser.add_argument(
+        "--config", metavar="URL", help="where the rules come from, such as dir:/srv/config; they follow"
+    )
     parser.add_argument("--zone", metavar="ZONE", help="whose rules hold here, where zones have different ones")
     arguments = parser.parse_args()
     try:

@@ -69,7 +69,9 @@ class Match(Game):
 
     def footnote(self) -> str:
         """Return the best hold of the match, as far as this version has seen it."""
-        points, name = max(((points, name) for name, points in self.ledger if name and points > 0), default=(0, "nobody"))
+        points, name = max(
+            ((points, name) for name, points in self.ledger if name and points > 0), default=(0, "nobody")
+        )
         return f" | best {name} {points}"
 
 

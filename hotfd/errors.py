@@ -167,7 +167,7 @@ class PushRefused(ConfigError):  # noqa: N818 - reads as the outcome
     """A configuration server and a subscriber of it cannot deal with each other; their connection ends.
 
     Args:
-        code: ``protocol``, ``malformed``, ``too-many``, ``unknown-module`` or ``not-ready``.
+        code: ``protocol``, ``malformed``, ``tls``, ``too-many``, ``unknown-module`` or ``not-ready``.
         detail: one line that says what happened and what to do.
     """
 

@@ -105,6 +105,7 @@ class Luggage:
         self._slots = slots
         self._held: dict[int, Snapshot | str | dict[str, Compiled]] = {}
         self._unreadable: dict[str, str] = {}
+        self._ran: dict[str, int] = {}  # by module, the version that ran there, as we heard last
 
     def unpack(self, data: bytes) -> None:
         """Take what was handed over: what ran there runs here, unless this process knows something newer.
@@ -152,7 +153,9 @@ class Luggage:
         for head in heads:
             if head.module in slots.modules:
                 some = head.canary.sha256 if head.canary is not None else ""
-                found = {one.sha256: self._in_force(one) for one in by_module.get(head.module, ())}
+                came = by_module.get(head.module, [])
+                self._ran[head.module] = min((one.release.version for one in came if one.sha256 != some), default=0)
+                found = {one.sha256: self._in_force(one) for one in came}
                 canary = found.pop(some, None)
                 stable = sorted((one for one in found.values() if one is not None), key=lambda one: one.version)
                 if stable:
@@ -171,6 +174,12 @@ class Luggage:
         if not sealed.release.version:  # the old program's own value; this program may have another
             return self._slots.initial(sealed.release.module) or compiled
         return compiled
+
+    def behind(self) -> dict[str, int]:
+        """Put in force what is staged; return by module the versions that ran there, where only older ones run here."""
+        self._slots.start()
+        running = self._slots.running.versions if self._slots.running is not None else {}
+        return {name: version for name, version in self._ran.items() if running.get(name, 0) < version}
 
     def _hold(self, serial: int, releases: Iterable[Sealed], replaced: float | None) -> None:
         compiled: dict[str, Compiled] = {}

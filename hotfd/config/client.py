@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,11 +20,10 @@ from hotfd.config.link import Key, Link
 from hotfd.config.release import check_name, unseal
 from hotfd.config.servers import Servers
 from hotfd.config.store import INTERVAL
-from hotfd.config.tls import client_context, is_local
+from hotfd.config.tls import client_context, is_local, trouble_of
 from hotfd.errors import ConfigError, PushRefused
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from hotfd.config.release import Head, Sealed
@@ -250,6 +250,8 @@ class ServersSource:
             code, trouble = refusal.code, str(refusal)
         except TimeoutError as error:
             trouble = str(error) or "no answer in time"
+        except ssl.SSLError as error:
+            code, trouble = trouble_of(error)
         except (OSError, ConfigError, EOFError) as error:
             trouble = str(error) or type(error).__name__
         finally:

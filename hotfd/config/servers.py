@@ -221,7 +221,7 @@ class Servers:
         longest = self._interval / 4
         if code in {"unknown-module", "protocol", "malformed"}:
             delay = LONG_BACK_OFF * self._interval
-        elif code == "too-many":
+        elif code in {"too-many", "tls"}:
             delay = self._interval
         else:
             delay = min(longest, FIRST_BACK_OFF * 2.0 ** min(known.failures, 16))

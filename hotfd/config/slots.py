@@ -355,11 +355,12 @@ class Slots:
         return self._canaries.share(module)
 
     @property
-    def in_force(self) -> dict[str, tuple[int, int]]:
-        """By module, the newest head's sequence and the newest usable version."""
+    def in_force(self) -> dict[str, tuple[int, int, int]]:
+        """By module, the newest head's sequence, the newest usable version, and the version that runs."""
+        running = self.running.versions if self.running is not None else {}
         found = {module: (self.head(module), self.newest(module)) for module in self._modules}
         return {
-            module: (head.sequence if head is not None else 0, newest.version if newest is not None else 0)
+            module: (head.sequence if head else 0, newest.version if newest else 0, running.get(module, 0))
             for module, (head, newest) in found.items()
         }
 

@@ -84,6 +84,27 @@ def _said(error: Exception) -> str:
     return str(error)
 
 
+def trouble_of(error: ssl.SSLError) -> tuple[str, str]:
+    """Return what a subscriber makes of a failure of TLS.
+
+    Returns:
+        the code with which its server counts as unusable for a while, empty when the next attempt may succeed; and a
+        line for people.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "tls", f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return "", "closed by the server in the middle of TLS"
+    reason = (error.reason or type(error).__name__).replace("_", " ").lower()
+    if error.reason in _NO_TLS:
+        return "tls", "it serves without TLS: leave ca=, cert= and key= out, or start it with --tls-cert and --tls-key"
+    return "tls", f"TLS has failed: {reason}"
+
+
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""OpenSSL's words for a first record that is none."""
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Divide ``HOST:PORT`` or ``[IPV6]:PORT``.
 

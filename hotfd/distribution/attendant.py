@@ -15,7 +15,7 @@ from hotfd import log
 from hotfd.config import push
 from hotfd.config.link import GREETING_LIMIT, LOOKUPS, Key
 from hotfd.distribution.tunnel import Clear, Encrypted, Tunnel
-from hotfd.errors import ConfigError, ConnectionClosed, PushRefused
+from hotfd.errors import ConfigError, ConnectionClosed, FramingError, PushRefused
 
 if TYPE_CHECKING:
     import ssl
@@ -41,6 +41,12 @@ QUIET: Final = 4 * LOOKUPS
 LEAST_QUIET: Final = 30.0
 """Seconds for the same, however short the interval."""
 
+REPEATED: Final = 60.0
+"""Seconds for which the same refusal of the same host is not logged again: who is refused comes again and again."""
+
+MAX_REFUSALS: Final = 1024
+"""Refusals that are known to be logged."""
+
 SPARE: Final = 1000
 """Connections beside those of subscribers: they are given the time to be refused with a reason."""
 
@@ -61,6 +67,7 @@ class Attendant:
         self._identity = identity
         self._limit = limit
         self._visitors = 0
+        self._refusals: dict[tuple[str, str], float] = {}  # by host and reason: when it was logged
         self._large = asyncio.Semaphore(MAX_LARGE)
         self._quiet = max(LEAST_QUIET, QUIET * relay.interval)
 
@@ -92,19 +99,20 @@ class Attendant:
             await self._send_wanted(conn, tunnel)
         else:
             conn.call_later(GREETING_LIMIT, conn.abort, name="greeting")
-        async for source, value in conn.merge(notices):
-            if source is notices:
-                await self._write(conn, tunnel, self._relay.digest(conn.state))
-                continue
-            try:
+        try:
+            async for source, value in conn.merge(notices):
+                if source is notices:
+                    await self._write(conn, tunnel, self._relay.digest(conn.state))
+                    continue
                 messages = tunnel.receive(value)
                 if beside := tunnel.pending():
                     await self._put(conn, beside)
                 for message in messages:
                     await self._answer(conn, tunnel, notices, push.read_request(message))
-            except PushRefused as refusal:
-                await self._refuse(conn, tunnel, refusal)
-                return
+        except FramingError:
+            await self._refuse(conn, tunnel, tunnel.nonsense())
+        except PushRefused as refusal:
+            await self._refuse(conn, tunnel, refusal)
 
     def _attend(self, conn: Connection[Subscriber], notices: asyncio.Queue[None]) -> None:
         conn.call_later(self._quiet, self._too_quiet, conn, name="quiet")
@@ -181,13 +189,23 @@ class Attendant:
 
     async def _refuse(self, conn: Connection[Subscriber], tunnel: Tunnel, refusal: PushRefused) -> None:
         log.event(
-            logging.WARNING, "config-subscriber-refused",
+            logging.WARNING if self._is_news(conn, refusal) else logging.DEBUG, "config-subscriber-refused",
             connection=conn.id, peer=conn.peername, code=refusal.code, reason=refusal.detail,
         )  # fmt: skip
-        if beside := tunnel.pending():  # TLS has failed, and says so itself
-            await self._put(conn, beside)
-        elif not tunnel.broken:
-            await self._send(conn, tunnel, push.Refused(refusal.code, refusal.detail[:1000]))
+        if last := tunnel.last(push.frame(push.Refused(refusal.code, refusal.detail[:1000]))):
+            await self._put(conn, last)
+
+    def _is_news(self, conn: Connection[Subscriber], refusal: PushRefused) -> bool:
+        """Return whether this host was not refused for the same reason a moment ago."""
+        host = conn.peername[0] if isinstance(conn.peername, tuple) else conn.peername
+        key, now = (str(host), str(refusal)), time.monotonic()
+        if now - self._refusals.get(key, -REPEATED) < REPEATED:
+            return False
+        self._refusals.pop(key, None)  # so that the order is that of the times
+        self._refusals[key] = now
+        while len(self._refusals) > MAX_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
+        return True
 
     async def _send(self, conn: Connection[Subscriber], tunnel: Tunnel, message: push.Answer) -> None:
         await self._write(conn, tunnel, push.frame(message))

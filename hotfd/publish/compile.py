@@ -112,9 +112,12 @@ class Selection:
     faults: list[Fault] = field(default_factory=list)
 
 
-def is_module(entries: Sequence[Entry]) -> bool:
-    """Return whether a directory is a module: it has one of the files that make one."""
-    return any(_is_known(entry.path) for entry in entries)
+def is_module(name: str, entries: Sequence[Entry]) -> bool:
+    """Return whether a directory is a module: it has one of the files that make one, and is not hidden.
+
+    Tools have their settings in hidden ones: ``.circleci/config.yml``.
+    """
+    return not name.startswith(".") and any(_is_known(entry.path) for entry in entries)
 
 
 def _is_known(path: str) -> bool:
@@ -132,7 +135,11 @@ def select(module: str, entries: Sequence[Entry]) -> Selection:
     for entry in entries:
         known = _is_known(entry.path)
         name = f"{module}/{entry.path}"
-        if entry.path.startswith("zones/") and not known and not _is_ignored(entry.path):
+        if not _is_path(entry.path):
+            chosen.faults.append(Fault(name, "", "no path that a file can have"))
+        elif entry.path == "zones":
+            chosen.faults.append(Fault(name, "", f"a directory, and not a {entry.kind}"))
+        elif entry.path.startswith("zones/") and not known and not _is_ignored(entry.path):
             chosen.faults.append(Fault(name, "", f"a zone's file ends with one of {', '.join(SUFFIXES)}"))
         elif not known and (not scripted or entry.kind != "file"):
             continue
@@ -148,6 +155,11 @@ def select(module: str, entries: Sequence[Entry]) -> Selection:
         )
     chosen.faults += _contradictions(module, entries)
     return chosen
+
+
+def _is_path(path: str) -> bool:
+    # A tree of git can be made by hand, with names that lead out of it.
+    return not {"", ".", ".."} & set(path.split("/"))
 
 
 def _is_ignored(path: str) -> bool:

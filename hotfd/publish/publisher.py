@@ -72,11 +72,19 @@ class _Last:
 
 @dataclass(slots=True)
 class _Plan:
-    """What there is to do: revisions in order, each with the modules that it touches."""
+    """What there is to do.
 
-    until: str
+    Attributes:
+        revisions: in order, each with the modules that it touches.
+        last: by module, what was published last from the repository.
+        heads: by module, the head that this plan holds for: when it is another one, somebody has published some of this.
+        complete: whether these are all revisions that there are.
+    """
+
     revisions: list[tuple[str, list[str]]]
     last: dict[str, _Last | None]
+    heads: dict[str, Head]
+    complete: bool
 
 
 class Publisher:
@@ -113,7 +121,8 @@ class Publisher:
         self._repository = repository
         self._store = store
         self._run = run
-        self._by = by
+        # Whoever a web server has let in, say: what a head holds is text, and not endless.
+        self._by = by.encode(errors="replace").decode()[:MAX_LINE]
         self._modules = set(modules)
         self._canary = canary
         self._rewritten = rewritten
@@ -152,7 +161,7 @@ class Publisher:
 
     async def _plan(self, until: str) -> _Plan:
         present = await asyncio.to_thread(self._repository.modules, until)
-        names = [name for name, entries in present.items() if compiling.is_module(entries)]
+        names = [name for name, entries in present.items() if compiling.is_module(name, entries)]
         if missing := self._modules - set(names):
             raise ConfigError(
                 f"{self._repository.where}: at {short(until)} there is no module {', '.join(map(repr, sorted(missing)))}; "
@@ -173,10 +182,11 @@ class Publisher:
             for revision in await self._pending(name, last[name], until, heads.get(name)):
                 touching.setdefault(revision, []).append(name)
         order = await asyncio.to_thread(self._repository.ordered, list(touching), until)
-        if len(order) > MAX_PENDING:
+        complete = len(order) <= MAX_PENDING
+        if not complete:
             self._say(f"more than {MAX_PENDING} revisions are to be published; these are the oldest, publish again")
             order = order[:MAX_PENDING]
-        return _Plan(until, [(revision, touching[revision]) for revision in order], last)
+        return _Plan([(revision, touching[revision]) for revision in order], last, dict(heads), complete)
 
     def _refuse_second_canary(self, heads: Iterable[Head]) -> None:
         # Before anything: revisions before the newest are for all, and would end it.
@@ -234,12 +244,13 @@ class Publisher:
             for earlier in [one for one in refused if together & set(one.modules)]:
                 refused.remove(earlier)
                 together |= set(earlier.modules)
-            newest = index == len(plan.revisions) - 1
+            newest = plan.complete and index == len(plan.revisions) - 1
             try:
-                await self._publish_batch(revision, sorted(together), origins, self._canary if newest else None)
+                await self._publish_batch(
+                    revision, sorted(together), origins, plan.heads, self._canary if newest else None
+                )
             except RevisionRefused as refusal:
                 refused.append(refusal)
-                continue
         if len(refused) == 1:
             raise refused[0]
         if refused:
@@ -247,7 +258,12 @@ class Publisher:
             raise RevisionRefused(refused[-1].revision, faults)
 
     async def _publish_batch(
-        self, revision: str, modules: list[str], origins: dict[str, str], canary: For | None
+        self,
+        revision: str,
+        modules: list[str],
+        origins: dict[str, str],
+        heads: dict[str, Head],
+        canary: For | None,
     ) -> None:
         faults: dict[str, list[Fault]] = {module: [] for module in modules}
         committed: dict[str, Committed] = {}
@@ -260,7 +276,6 @@ class Publisher:
             if one.origin and one.origin != origins.get(module):
                 committed[module] = one
         commit = await asyncio.to_thread(self._repository.commit, revision)
-        heads = await self._store.heads(list(committed))
         batch = secrets.token_hex(8) if len(committed) > 1 else ""
         steps: list[Step] = []
         for module, one in committed.items():
@@ -278,6 +293,7 @@ class Publisher:
         for step in steps:
             assert step.release is not None
             release = step.release.release
+            heads[release.module] = step.head
             origins[release.module] = release.origin
             self.published.append(
                 Published(release.module, release.version, revision, batch, canary is not None, release.note)
@@ -289,7 +305,7 @@ class Publisher:
         def read() -> Committed:
             present = self._repository.modules(revision, module)
             entries = present.get(module, ())
-            if not compiling.is_module(entries):
+            if not compiling.is_module(module, entries):
                 return compiling.GONE
             chosen = compiling.select(module, entries)
             if chosen.faults:

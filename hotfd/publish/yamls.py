@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -10,6 +10,9 @@ try:
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # a PyYAML that was built without libyaml: the same, slower
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+MAX_INTEGER: Final = 100
+"""Characters of an integer: one of 64 bits has as many in base two, with a sign, and underscores between them."""
 
 
 class _Loader(_SafeLoader):
@@ -35,6 +38,19 @@ class _Loader(_SafeLoader):
                 seen.add((key.tag, key.value))
         result: dict[Any, Any] = super().construct_mapping(node, deep)
         return result
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """Make an integer, and refuse a long one: YAML's ``1:30:59`` takes time with the square of its length."""
+        if len(node.value) > MAX_INTEGER:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"an integer has more than {MAX_INTEGER} characters", node.start_mark
+            )
+        result: int = super().construct_yaml_int(node)
+        return result
+
+
+# The table of constructors holds functions, and not their names.
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def load(text: str, max_depth: int, max_nodes: int) -> Any:

@@ -84,7 +84,7 @@ class Cutover:
         self._link: Link | None = None
         self._announced: dict[str, dict[str, Any]] = {}
         self._releases: set[Snapshot] = set()
-        self._in_force: dict[str, tuple[int, int]] = {}
+        self._in_force: dict[str, tuple[int, int, int]] = {}
         self._pause = Pause()
 
     # -- the straight line ---------------------------------------------------------------------------

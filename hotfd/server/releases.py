@@ -103,6 +103,13 @@ class Arriving:
         while self.luggage is not None and self._packed:
             await self.luggage.unpack_beside(self._packed.pop(0))
 
+    def missing(self) -> str | None:
+        """Put in force what has come, before the first session begins here; or say why sessions would go back then."""
+        behind = self.luggage.behind() if self.luggage is not None else {}
+        for module, version in behind.items():
+            return f"module {module!r}: version {version} is in force in the old process and cannot be used here; see the log"
+        return None
+
     @property
     def unreadable(self) -> dict[int, str]:
         """By serial, why this program cannot read what sessions hold; as many as a packet holds."""

@@ -385,6 +385,9 @@ class Takeover:
         if arrival.truncated or len(descriptors) != len(message.entries) + 1:
             self._start(self._fail_and_leave("descriptor-limit", "the listening sockets did not arrive"))
             return
+        if not self._remainder and (missing := self._releases.missing()) is not None:
+            self._start(self._fail_and_leave("config-unavailable", missing))
+            return
         try:
             self._touch = TouchMap.open(descriptors[0])
         except (OSError, ValueError) as error:

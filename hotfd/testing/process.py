@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from hotfd import control
+from hotfd.config.cache import ENVIRONMENT as CACHE
 from hotfd.control.runtime import ENVIRONMENT, socket_name
 from hotfd.errors import ControlError, HandoffRefused
 
@@ -64,7 +65,12 @@ class ServerProcess:
                 self._child = subprocess.Popen(
                     self._command,
                     cwd=self._cwd,
-                    env={**os.environ, **self._env, ENVIRONMENT: self._directory.name},
+                    env={
+                        **os.environ,
+                        CACHE: f"{self._directory.name}/cache",
+                        **self._env,
+                        ENVIRONMENT: self._directory.name,
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

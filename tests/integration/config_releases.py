@@ -14,7 +14,9 @@ from hotfd.errors import Conflict
 from tests.integration import harness
 
 
-async def publish_to(store: Any, values: dict[str, Any], module: str = "arena", canary: rollout.For | None = None) -> int:
+async def publish_to(
+    store: Any, values: dict[str, Any], module: str = "arena", canary: rollout.For | None = None
+) -> int:
     """Publish values; whoever else does so at the same time does not matter.
 
     Returns:

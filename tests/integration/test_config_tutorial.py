@@ -231,6 +231,10 @@ class Reader:
         assert masked(self._as_there(done.stdout)) == masked(expected), f"{command}\n{done.stdout}"
         refused = "refused; nothing" in expected
         assert done.returncode == (1 if refused else 0), f"{command}: {done.returncode}"
+        for hook in re.findall(r"^wrote (.*/hooks/.*)$", done.stdout, re.MULTILINE):
+            # They hold nobody for more than two seconds; here they may, so that a slow machine says the same.
+            path = Path(hook)
+            path.write_text(path.read_text(encoding="utf-8").replace(" -- ", " --limit=60 -- "), encoding="utf-8")
 
     def _start(self, words: list[str]) -> None:
         self.service = self._run_beside(self._program(words), self.port)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -304,6 +306,20 @@ def test_going_back_twice_goes_back_two_versions_and_to_goes_forth_again(url):
     assert "nothing in force before" in config("rollback", "arena")[2]
     assert answered("rollback", "arena", "--to", 3) == {"module": "arena", "version": 6, "restores": 3, "sequence": 6}
     assert answered("show", "arena")["values"] == {"a": 3}
+
+
+def test_going_back_to_a_version_goes_on_while_somebody_holds_the_ledger(url, tmp_path, monkeypatch):
+    for number in (1, 2, 3):
+        publish(url, {"a": number})
+    monkeypatch.setattr("hotfd.config.directory_ledger.BUSY", 0.05)
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "ledger.sqlite", isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        code, _, err = config("rollback", "arena")
+        assert code == 2
+        assert "With --to N, going back does not need the history" in err
+        assert answered("rollback", "arena", "--to", 1)["restores"] == 1
+        assert config("history", "arena")[0] == 2
+    assert [event["sequence"] for event in answered("history", "arena")["events"]] == [4, 3, 2, 1]
 
 
 def test_while_a_canary_is_going_on_one_does_not_go_back(url):

@@ -539,6 +539,15 @@ def test_an_event_that_waits_and_that_no_head_has_reached_does_not_count(store: 
     assert store._history("game", 1, None) == [step.event]
 
 
+def test_an_event_that_waits_since_another_life_of_the_store_is_not_taken(store: DirectoryStore, place: Path) -> None:
+    (true,) = store._history("game", 1, None)
+    first = Ledger(str(place / "ledger.sqlite")).events("game", 2, 1)
+    (place / "waiting.json").write_bytes(msgspec.json.encode([msgspec.structs.replace(true, time=1.0, by="eve")]))
+    assert store._history("game", 9, None) == [true, *first]
+    store.write([publishing(None, "chat")])
+    assert Ledger(str(place / "ledger.sqlite")).events("game", 100, 9) == [true, *first]
+
+
 def test_no_more_changes_wait_than_can_be_kept(
     store: DirectoryStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

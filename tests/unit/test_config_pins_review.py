@@ -19,11 +19,11 @@ from hotfd.config.carry import Luggage, carry
 from hotfd.config.release import MAX_ZONES, Instruction, Release, seal
 from hotfd.config.rollout import For
 from hotfd.config.slots import Slots, Staged
-from hotfd.config.snapshots import Snapshot
 from tests.unit.config_support import FUSE, Rules, Shelf, Shop, sealed
 from tests.unit.test_app_configuration import away, sources  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
+    from hotfd.config.snapshots import Snapshot
     from tests.unit.test_app_configuration import Sources
 
 

@@ -164,7 +164,9 @@ def test_metrics_of_a_store_are_valid_and_complete():
     ]
     modules = {"arena": survey(some, reports, ["a:1"], NOW), "shop": survey(head(3), [report(3, pid=4)], [], NOW)}
     found = samples(metrics.of_survey(modules))
-    one, other = (f'module="arena",service="game",zone="eu-1",host="play1",pid="{pid}"' for pid in (7, 8))
+    one, other = (
+        f'module="arena",service="game",zone="eu-1",host="play1",pid="{pid}",server="play1-{pid}"' for pid in (7, 8)
+    )
     expected = {
         ("version", 'module="arena"'): 12,
         ("version", 'module="shop"'): 3,
@@ -182,6 +184,13 @@ def test_metrics_of_a_store_are_valid_and_complete():
     }
     assert {(name, labels): found["hotfd_config_" + name, labels] for name, labels in expected} == expected
     assert not [labels for _, labels in found if 'pid="9"' in labels], "who has gone has no samples of his own"
+
+
+def test_processes_of_containers_that_have_the_same_number_have_samples_of_their_own():
+    found = samples(
+        metrics.of_survey({"x": survey(head(), [report(server="a", pid=1), report(server="b", pid=1)], [], NOW)})
+    )
+    assert sum(name == "hotfd_config_acknowledged" for name, _ in found) == 2
 
 
 def test_metrics_of_one_server_are_valid():

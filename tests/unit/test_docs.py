@@ -189,7 +189,9 @@ def test_the_reference_names_no_member_that_is_not_there() -> None:
     assert {(who, name) for who, name in named if name not in members[who]} == set()
 
 
-@pytest.mark.parametrize("function", [hotfd.run, hotfd.Server, hotfd.State, hotfd.Config], ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    "function", [hotfd.run, hotfd.Server, hotfd.State, hotfd.Config], ids=lambda function: function.__name__
+)
 def test_every_argument_is_in_the_reference(function: object) -> None:
     assert callable(function)
     arguments = set(inspect.signature(function).parameters) - {"self"}

@@ -1,18 +1,20 @@
 """Publishing: which revisions become which releases, whatever was lost, refused, or done by somebody else meanwhile."""
 
+import asyncio
 import json
 
 import msgspec
 import pytest
 
 from hotfd.config import rollout
-from hotfd.config.release import MAX_RELEASE, seal
+from hotfd.config.release import MAX_RELEASE, decode_head, encode_head, seal
 from hotfd.config.rollout import For
 from hotfd.errors import ConfigError, Conflict, StoreError
 from hotfd.publish.faults import RevisionRefused
 from hotfd.publish.publisher import MAX_CONFLICTS, Publisher
 from hotfd.publish.rehearsal import Rehearsal
 from hotfd.publish.repository import MAX_PENDING, Commit, Entry
+from hotfd.publish.undo import again
 
 
 class History:
@@ -230,9 +232,9 @@ async def test_after_a_rollback_only_what_is_new_is_published(shop):
     shop.history.commit_files(match=setting(bad=1))
     await shop.publish()
     head = (await shop.store.heads())["match"]
-    first = (await shop.store.release("match", 1)).release
-    again = seal(msgspec.structs.replace(first, version=3))
-    await shop.store.commit([rollout.publish(head, again, by="eve", change="rolled-back")])
+    first, last = [(await shop.store.release("match", version)).release for version in (1, 2)]
+    back = seal(again(first, last, version=3, by="eve", time=5.0))
+    await shop.store.commit([rollout.publish(head, back, by="eve", change="rolled-back")])
     assert await shop.publish() == []
     shop.history.commit_files(match=setting(good=2))
     assert await shop.publish() == [("match", 4)]
@@ -292,6 +294,25 @@ async def test_only_named_modules_are_published_and_an_unknown_name_is_an_error(
     assert await shop.publish(modules=["shop"]) == [("shop", 1)]
     with pytest.raises(ConfigError, match="there is no module 'mtch'; there are match, shop"):
         await shop.publish(modules=["mtch"])
+
+
+async def test_publishing_needs_neither_history_nor_schemas_and_says_that_nothing_was_checked(shop):
+    class Held(Rehearsal):
+        async def history(self, module, *, limit=50, before=None):
+            raise StoreError("ledger.sqlite is held")
+
+        async def schemas(self, module):
+            raise StoreError("ledger.sqlite is held")
+
+    shop.store = Held()
+    shop.history.commit_files(match="a = 1")
+    assert await shop.publish() == [("match", 1)]
+    shop.history.commit_files(match="a = 2")
+    assert await shop.publish() == [("match", 2)]
+    assert await shop.publish() == []
+    assert (
+        shop.notes == ["module 'match': its values are not checked before servers get them: ledger.sqlite is held"] * 2
+    )
 
 
 class Contended(Rehearsal):
@@ -393,3 +414,47 @@ async def test_a_rehearsal_changes_nothing_and_a_blind_one_judges_what_it_can(sh
     assert await shop.publish(store=Rehearsal(), blind=True) == [("shop", 1)]
     assert await shop.store.heads(["shop"]) == {}
     assert await shop.values() == {"a": 1}
+
+
+async def test_what_somebody_else_publishes_between_two_looks_is_not_published_again(shop):
+    shop.history.commit_files(match="a = 1")
+    await shop.publish()
+    shop.history.commit_files(match={"instruction": '{"b": 2}'})
+    shop.history.commit_files(match={"instruction": '{"b": 3}'})
+    publisher = shop.publisher()
+    commit, seen = shop.history.commit, []
+
+    def quicker(revision):
+        """Somebody else publishes everything after this one has planned, and before it looks at the store again."""
+        if not seen:
+            seen.append(revision)
+            asyncio.run(shop.publish())
+        return commit(revision)
+
+    shop.history.commit = quicker
+    assert await publisher.publish() == []
+    assert await shop.values() == {"a": 1, "b": 3, "runs": 2}
+
+
+async def test_a_canary_is_not_of_a_revision_that_is_not_the_newest(shop, monkeypatch):
+    monkeypatch.setattr("hotfd.publish.publisher.MAX_PENDING", 2)
+    shop.history.commit_files(match="a = 0")
+    await shop.publish()
+    for number in range(1, 4):
+        shop.history.commit_files(match=f"a = {number}")
+    for versions in ([2, 3], [4]):
+        published = await shop.publisher(canary=For((), 0.5)).publish()
+        assert [(one.version, one.canary) for one in published] == [(version, version == 4) for version in versions]
+
+
+async def test_whoever_publishes_is_written_so_that_a_head_can_hold_it(shop):
+    shop.history.commit_files(match="a = 1")
+    publisher = Publisher(shop.history, shop.store, scripts, by="\udcff" + "x" * 5000, note=shop.notes.append)
+    await publisher.publish()
+    head = (await shop.store.heads())["match"]
+    assert decode_head(encode_head(head)) == head
+
+
+async def test_hidden_directories_are_no_modules(shop):
+    shop.history.commit_files(match="a = 1", **{".circleci": {"config.yml": "jobs: {}"}})
+    assert await shop.publish() == [("match", 1)]

@@ -103,7 +103,7 @@ def test_a_client_without_a_certificate_of_the_authority_is_not_let_in(files: Ce
     server = Encrypted(server_context(*files.server, files.ca))
     with pytest.raises(PushRefused, match="TLS has failed"):
         greeted(client, server)
-    assert server.broken
+    assert server.last(b"words")[:1] == b"\x15", "an alert"
     client.incoming.write(server.pending())
     with pytest.raises(ssl.SSLError, match="alert"):
         client.tls.read(1)
@@ -133,9 +133,9 @@ def test_a_client_takes_nothing_from_another_server(files: Certificates, ca: str
 
 def test_what_is_no_tls_is_refused(files: Certificates) -> None:
     server = Encrypted(server_context(*files.server, files.ca))
-    with pytest.raises(PushRefused, match="TLS has failed"):
+    with pytest.raises(PushRefused, match="with TLS only"):
         server.receive(b"GET \0\5hello")
-    assert server.broken
+    assert server.last(b"words") == b"words", "who speaks no TLS reads why"
 
 
 def test_the_end_of_tls_is_the_end(files: Certificates) -> None:
@@ -155,7 +155,8 @@ def test_a_message_in_tls_is_no_larger_than_one_without(files: Certificates) -> 
     client.tls.write((push.MAX_REQUEST + 1).to_bytes(4))
     with pytest.raises(PushRefused, match="at most 262144"):
         passed(client, server)
-    assert not server.broken, "so that it can be told why"
+    client.incoming.write(server.last(b"words"))
+    assert client.tls.read(10) == b"words", "so that it can be told why"
 
 
 def test_a_record_is_found_whole_with_its_header_and_one_that_is_too_large_is_none() -> None:

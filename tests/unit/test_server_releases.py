@@ -25,10 +25,11 @@ from hotfd.server.snapshot import Readers
 from hotfd.server.takeover import Takeover
 from hotfd.state import Codec
 from hotfd.transfer.channel import Channel, close_all
+from hotfd.transfer.touch import TouchMap
 from hotfd.wire import messages as m
 from tests.unit.config_support import Rules, Shelf
 from tests.unit.server_rig import Rig, rig, until
-from tests.unit.wire_support import nothing_stays_open, on_each_loop
+from tests.unit.wire_support import LIMIT, nothing_stays_open, on_each_loop
 
 if TYPE_CHECKING:
     from hotfd.config.snapshots import Snapshot
@@ -87,6 +88,11 @@ class Old:
     def bring(self, *pieces: bytes) -> None:
         memfd = _core.memfd_seal("test", list(pieces))
         self.channel.send(m.Releases(), [memfd], owned=[memfd])
+
+    def listeners(self) -> None:
+        touch, fd = TouchMap.create()
+        touch.close()
+        self.channel.send(m.Listeners([], False), [fd], owned=[fd])
 
     async def hello(self) -> m.Hello:
         await until(lambda: self.heard)
@@ -341,3 +347,57 @@ async def test_of_several_refusals_one_about_a_state_says_more_of_the_new_versio
             made.say(m.Refuse([m.Refusal(id, code, "why")]))
         await until(lambda: not made.moving.outstanding)
         assert made.moving.first_refusal == m.Refusal(second, "state-decode", "why")
+
+
+@pytest.mark.parametrize("fails", ["when it is read", "when it is first used"])
+@on_each_loop
+async def test_a_new_process_that_cannot_use_what_came_into_force_while_it_started_does_not_serve(fails: str) -> None:
+    def refuse(value: Rules) -> None:
+        if value.size == 2:
+            raise ValueError("no")
+
+    slots, shelf = Slots([hotfd.Config("arena", Rules, source="fake:")]), Shelf()
+    shelf.publish("arena", size=1)
+    shelf.stage(slots)
+    slots.begin("a")
+    hook: Any = {"check" if fails == "when it is read" else "on_first_use": refuse}
+    async with takeover(hotfd.Config("arena", Rules, source="fake:", **hook)) as (old, new, engine):
+        old.begin()
+        old.bring(carry(slots, []))
+        await new.hello()
+        assert engine.slots is not None
+        assert engine.slots.start()
+        await new.ready()
+        shelf.publish("arena", size=2)
+        shelf.stage(slots)
+        slots.begin("b")
+        old.bring(carry(slots, []))
+        old.listeners()
+        with pytest.raises(HandoffRefused, match="config-unavailable"):
+            await asyncio.wait_for(new.done, LIMIT)
+        await until(lambda: any(isinstance(message, m.Failed) for message in old.heard))
+
+
+@on_each_loop
+async def test_what_is_staged_in_the_old_process_and_cannot_be_used_in_the_new_one_keeps_it_from_nothing() -> None:
+    def refuse(value: Rules) -> None:
+        if value.size == 2:
+            raise ValueError("no")
+
+    slots, shelf = Slots([hotfd.Config("arena", Rules, source="fake:")]), Shelf()
+    shelf.publish("arena", size=1)
+    shelf.stage(slots)
+    slots.begin("a")
+    shelf.publish("arena", size=2)
+    shelf.stage(slots)
+    async with takeover(hotfd.Config("arena", Rules, source="fake:", on_first_use=refuse)) as (old, new, engine):
+        old.begin()
+        old.bring(carry(slots, []))
+        await new.hello()
+        assert engine.slots is not None
+        assert engine.slots.start()
+        await new.ready()
+        old.listeners()
+        await until(lambda: new._machine.listening)
+        assert not new.done.done()
+        assert engine.slots.begin("b").versions == {"arena": 1}

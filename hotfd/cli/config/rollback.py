@@ -12,7 +12,7 @@ from hotfd.cli.config.looking import release_of, version_before
 from hotfd.cli.config.options import module_argument, operator, reason_option, store_option, with_store
 from hotfd.cli.options import json_option
 from hotfd.cli.output import print_json
-from hotfd.errors import ConfigError
+from hotfd.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from hotfd.config.release import Head
@@ -103,7 +103,10 @@ class _Back:
     async def _target(self, store: Store, head: Head) -> int:
         if self._to is not None:
             return self._to
-        before = await version_before(store, self._module)
+        try:
+            before = await version_before(store, self._module)
+        except StoreError as error:
+            raise StoreError(f"{error}. With --to N, going back does not need the history") from None
         if before is None:
             raise ConfigError(
                 f"module {self._module!r} had nothing in force before that one could go back to; "

@@ -154,7 +154,8 @@ class Luggage:
             if head.module in slots.modules:
                 some = head.canary.sha256 if head.canary is not None else ""
                 came = by_module.get(head.module, [])
-                self._ran[head.module] = min((one.release.version for one in came if one.sha256 != some), default=0)
+                if slots.config(head.module).source:  # without one, the program's own value is what is wanted here
+                    self._ran[head.module] = min((one.release.version for one in came if one.sha256 != some), default=0)
                 found = {one.sha256: self._in_force(one) for one in came}
                 canary = found.pop(some, None)
                 stable = sorted((one for one in found.values() if one is not None), key=lambda one: one.version)

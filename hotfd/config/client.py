@@ -16,10 +16,11 @@ from urllib.parse import parse_qsl
 
 from hotfd import log
 from hotfd.config import push
-from hotfd.config.link import Key, Link
+from hotfd.config.link import LOOK_UPS, Key, Link
 from hotfd.config.release import check_name, unseal
 from hotfd.config.servers import Servers
 from hotfd.config.store import INTERVAL
+from hotfd.config.threads import Crew, aside
 from hotfd.config.tls import client_context, is_local, trouble_of
 from hotfd.errors import ConfigError, PushRefused
 
@@ -117,12 +118,18 @@ class ServersSource:
         self._told: dict[tuple[str, str], str] = {}  # the same: to which address it went
         self._pause: asyncio.TimerHandle | None = None
         self._troubles: dict[str, str] = {}
+        self._patience: asyncio.TimerHandle | None = None
         self._closed = False
+        self._names = Crew(LOOK_UPS)
 
     # -- the source --------------------------------------------------------------------------------------
 
     async def heads(self, modules: Collection[str]) -> AsyncIterator[dict[str, Head]]:
-        """Yield what is in force: at first, at every change, and at every sign of life of a server."""
+        """Yield what is in force: at first, at every change, and at every sign of life of a server.
+
+        In the first interval only when servers have spoken of all modules, so that what was published together is told
+        together; after that the modules whose servers are away do not hold the others up.
+        """
         await self._follow(modules)
         while True:
             await self._beat.wait()
@@ -132,7 +139,7 @@ class ServersSource:
             if self._keeper is not None and self._keeper.done():
                 self._keeper.result()  # it never ends by itself: this raises what ended it
             assert self._servers is not None
-            if len(self.silent) < len(self._servers.modules):
+            if not self.silent or (self._patience is None and len(self.silent) < len(self._servers.modules)):
                 yield self._servers.heads
 
     @property
@@ -150,7 +157,7 @@ class ServersSource:
             try:
                 async with asyncio.timeout(RELEASE_LIMIT):
                     data = await link.want(Key(module, version, sha256))
-                sealed = await asyncio.to_thread(unseal, data, sha256)
+                sealed = await aside(unseal, data, sha256)
             except TimeoutError:
                 trouble = f"{address} did not send it within {RELEASE_LIMIT:g} s"
                 continue
@@ -206,10 +213,17 @@ class ServersSource:
         await self._let_go()
         self._servers = Servers(self._place.seeds, wanted, self._interval, local=self._place.tls is None)
         self._beat.clear()
+        self._patience = asyncio.get_running_loop().call_later(self._interval, self._impatient)
         self._keeper = asyncio.create_task(self._keep(self._servers), name="config-servers")
         self._keeper.add_done_callback(lambda _: self._beat.set())
 
+    def _impatient(self) -> None:
+        self._patience = None
+        self._beat.set()
+
     async def _let_go(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
@@ -237,7 +251,7 @@ class ServersSource:
 
     async def _hold(self, servers: Servers, address: str) -> None:
         """Connect to a server, and listen to it until the connection ends."""
-        link = Link(address, self._place.tls, self._interval)
+        link = Link(address, self._place.tls, self._interval, self._names)
         code, trouble = "", "closed by the server"
         try:
             await link.open(self._subscription(servers), servers.failures(address))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
@@ -32,6 +33,9 @@ T = TypeVar("T")
 
 BUSY: Final = 2.0
 """Seconds that SQLite waits for another process's transaction: each is a few rows."""
+
+PATIENCE: Final = 8.0
+"""The same for what servers say, for whom nobody waits: after a publish, hundreds of them say it at once."""
 
 FORMAT: Final = 1
 """Of the tables (``PRAGMA user_version``). A ledger with a higher one was made by a newer hotfd."""
@@ -200,7 +204,7 @@ class Ledger:
 
     def _for_reading(self) -> sqlite3.Connection:
         if os.path.exists(self.path):
-            database = self._connect("ro")
+            database = self._connect("ro", BUSY)
             try:
                 if self._format(database) > 0:
                     return database
@@ -214,8 +218,9 @@ class Ledger:
 
     @contextlib.contextmanager
     def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """Open the ledger for one transaction."""
-        with self._told(), contextlib.closing(self._connect("rw")) as database:
+        """Open the ledger for one transaction: of a publish, which must last and cannot wait, or of servers."""
+        wait = BUSY if durable else PATIENCE
+        with self._told(), contextlib.closing(self._connect("rw", wait)) as database:
             # EXTRA also synchronises the directory, without which the journal that undoes the transaction may come
             # back after a power cut (https://sqlite.org/pragma.html#pragma_synchronous).
             database.execute(f"PRAGMA synchronous = {'EXTRA' if durable else 'FULL'}")
@@ -226,9 +231,12 @@ class Ledger:
             yield database
             database.execute("COMMIT")  # closing without it rolls back
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
+    def _connect(self, mode: str, wait: float) -> sqlite3.Connection:
+        with contextlib.suppress(OSError):  # SQLite says what is wrong then
+            if not stat.S_ISREG(os.lstat(self.path).st_mode):  # it would follow a link to any database of this user's
+                raise LedgerError(f"{self.path} is no regular file; move it away")
         name = f"file:{quote(self.path)}?mode={mode}"
-        return sqlite3.connect(name, uri=True, timeout=BUSY, isolation_level=None)
+        return sqlite3.connect(name, uri=True, timeout=wait, isolation_level=None)
 
     def _format(self, database: sqlite3.Connection) -> int:
         found = int(database.execute("PRAGMA user_version").fetchone()[0])
@@ -272,6 +280,10 @@ def _make_tables(database: sqlite3.Connection) -> None:
 
 def _keep(database: sqlite3.Connection, table: str, module: str) -> None:
     """Forget the oldest rows of a module that are above the limit."""
+    # Counted first, in its index: to sort them takes most of the time for which a report holds the ledger.
+    counting = f"SELECT count(*) FROM {table} WHERE module = ?"  # noqa: S608 - our own name
+    if database.execute(counting, (module,)).fetchone()[0] <= MAX_ROWS:
+        return
     database.execute(
         f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE module = ?"  # noqa: S608 - our own name
         " ORDER BY time DESC LIMIT -1 OFFSET ?)",

@@ -15,6 +15,8 @@ from hotfd.errors import ConfigError, PushRefused
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from hotfd.config.threads import Crew
+
 CONNECT_LIMIT: Final = 1.0
 """Seconds for one attempt to connect: the kernel sends its second SYN after one. A fresh attempt comes sooner."""
 
@@ -39,6 +41,9 @@ MAX_UNSENT: Final = 1 << 20
 LOOKUPS: Final = 10
 """Intervals between two questions who serves the modules. They are also how a server knows that we live."""
 
+LOOK_UPS: Final = 4
+"""Host names of one subscriber that are looked up at a time. Where a name server is away each takes some ten seconds."""
+
 READ_SIZE: Final = 1 << 16
 """Bytes asked for per read."""
 
@@ -59,12 +64,14 @@ class Link:
         tls: the context; None for none.
         interval: the subscriber's, in seconds; it bounds the attempt to connect. What counts for silence is the
             server's.
+        names: looks host names up, which may take long where a name server is away.
     """
 
-    def __init__(self, address: str, tls: ssl.SSLContext | None, interval: float) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext | None, interval: float, names: Crew) -> None:
         self.address = address
         self._tls = tls
         self._interval = interval
+        self._names = names
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._splitter = push.Splitter(push.MAX_ANSWER)
@@ -86,7 +93,7 @@ class Link:
         limit = max(LEAST_CONNECT_LIMIT, min(CONNECT_LIMIT, self._interval / 4))
         try:
             async with asyncio.timeout(limit):
-                sock = await _connected(self.address, attempt)
+                sock = await _connected(self.address, attempt, self._names)
         except TimeoutError:
             raise TimeoutError(f"no connection within {limit:g} s") from None
         try:
@@ -213,7 +220,7 @@ class Link:
             self._writer.transport.abort()
 
 
-async def _connected(address: str, attempt: int) -> socket.socket:
+async def _connected(address: str, attempt: int, names: Crew) -> socket.socket:
     """Return a connected socket, which the caller owns."""
     loop = asyncio.get_running_loop()
     where: Any
@@ -221,7 +228,7 @@ async def _connected(address: str, attempt: int) -> socket.socket:
         family, where = int(socket.AF_UNIX), address.removeprefix("unix:")
     else:
         host, port = split_address(address)
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await _looked_up(host, port, names)
         family, _, _, _, where = found[attempt % len(found)]
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -230,3 +237,17 @@ async def _connected(address: str, attempt: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def _looked_up(host: str, port: int, names: Crew) -> list[tuple[Any, ...]]:
+    """Return the addresses of a host: of a number at once, of a name as soon as that is looked up."""
+    try:
+        numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV  # so that nobody is asked, getaddrinfo(3)
+        return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)]
+    except socket.gaierror:
+        # Not in the loop's executor, which is the program's: look-ups that hang would keep all of its threads.
+        return [*await names.run(_name, host, port)]
+
+
+def _name(host: str, port: int) -> list[tuple[Any, ...]]:
+    return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]

@@ -64,15 +64,23 @@ class Crew:
         """Run a function as :func:`aside` does, as soon as a thread is free."""
         await self._free.acquire()
         loop = asyncio.get_running_loop()
+        begun = False
 
         def work() -> T:
+            nonlocal begun
+            begun = True
             try:
                 return function(*args)
             finally:
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(self._free.release)
 
-        return await aside(work)
+        try:
+            return await aside(work)
+        except RuntimeError:
+            if not begun:  # the system gave no thread: it is free for the next one
+                self._free.release()
+            raise
 
 
 def _bearable(error: BaseException) -> BaseException:

@@ -95,10 +95,10 @@ def trouble_of(error: ssl.SSLError) -> tuple[str, str]:
         return "tls", f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLEOFError):
         return "", "closed by the server in the middle of TLS"
-    reason = (error.reason or type(error).__name__).replace("_", " ").lower()
-    if error.reason in _NO_TLS:
+    reason = getattr(error, "reason", "")  # asyncio's own have none
+    if reason in _NO_TLS:
         return "tls", "it serves without TLS: leave ca=, cert= and key= out, or start it with --tls-cert and --tls-key"
-    return "tls", f"TLS has failed: {reason}"
+    return "tls", f"TLS has failed: {reason.replace('_', ' ').lower() if reason else error}"
 
 
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})

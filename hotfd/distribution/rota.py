@@ -9,6 +9,9 @@ from typing import Final
 JITTER: Final = 0.1
 """By which part of an interval the times differ at random, so that those who began together do not stay together."""
 
+SLACK: Final = 1000
+"""Times of subscribers that have left which are kept for a while: to remove each at once would cost more."""
+
 
 class Rota:
     """The times at which subscribers are due; one clock for all of them.
@@ -52,4 +55,7 @@ class Rota:
         return found
 
     def _enter(self, who: str, at: float) -> None:
+        if len(self._heap) > SLACK + 2 * len(self._entry):  # of those that came and went within an interval
+            self._heap = [one for one in self._heap if self._entry.get(one[2]) == one[1]]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (at, self._entry[who], who))

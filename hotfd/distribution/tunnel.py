@@ -17,7 +17,9 @@ HANDSHAKE: Final = 22
 """The first byte of every connection with TLS: RFC 8446, section 5.1."""
 
 NO_TLS: Final = "this server is reached with TLS only: give ca=FILE, cert=FILE and key=FILE in the subscriber's URL"
-NO_MESSAGE: Final = "what came is no message; if it was TLS, leave ca=, cert= and key= out, or start this server with --tls-cert"
+NO_MESSAGE: Final = (
+    "what came is no message; if it was TLS, leave ca=, cert= and key= out, or start this server with --tls-cert"
+)
 
 MAX_RECORD: Final = 5 + (1 << 14) + 2048
 """Bytes of a TLS record with its header, at most: RFC 5246, section 6.2.3."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from hotfd.errors import ConfigError
@@ -32,15 +33,17 @@ def main() -> NoReturn:
         say(str(error))
     except OSError as error:
         say(f"{error.strerror}: {error.filename}" if error.filename else str(error))
-    sys.stderr.flush()
     # Not sys.exit: it would wait for threads that wait for a store.
     os._exit(status)
 
 
 def say(line: str) -> None:
     """Tell who commits something."""
-    sys.stderr.write(f"hotfd: {line}\n")
-    sys.stderr.flush()
+    from hotfd.publish.faults import printable
+
+    with suppress(OSError):  # he is gone; what he has committed is published all the same
+        sys.stderr.write(f"hotfd: {printable(line)}\n")
+        sys.stderr.flush()
 
 
 def _hook(settings: Settings, what: str, rest: list[str], limit: float) -> int:

@@ -48,7 +48,7 @@ def check(release: Release, schemas: Mapping[str, bytes], note: Callable[[str], 
         first = found[others[0]][0]
         note(
             f"module {release.module!r}: servers that declare schema {', '.join(others)} will refuse this and keep what they "
-            f"have: {first}"
+            f"have: {first.path or 'the whole'} should be {first.expected}"
         )
     return msgspec.structs.replace(release, schema=best)
 

@@ -148,7 +148,9 @@ def _yaml(name: str, text: str) -> Any:
         place = at(name, mark.line + 1, mark.column + 1) if mark is not None else name
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         raise Unreadable([Fault(place, "", f"this is no YAML: {_begun_small(str(problem))}")]) from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except ValueError as error:  # a date that there is not
+        raise Unreadable([Fault(name, "", f"this is no YAML: {error}")]) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError):
         # What PyYAML raises where a tag says that something is a date, a number or a truth value, and it is none.
         raise Unreadable([Fault(name, "", "this is no YAML: a date, a number or a truth value cannot be read")]) from None
 

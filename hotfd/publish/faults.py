@@ -39,7 +39,7 @@ class RevisionRefused(ReleaseRefused):
     def lines(self) -> list[str]:
         """Return every fault as a line that begins with its module, or with its file, whose path does."""
         return [
-            str(fault) if fault.path.startswith(f"{module}/") else f"{module}: {fault}"
+            printable(str(fault) if fault.path.startswith(f"{module}/") else f"{module}: {fault}")
             for module, faults in self.modules.items()
             for fault in faults
         ]
@@ -49,6 +49,11 @@ def shown(value: Any) -> str:
     """Return a value as a fault shows it: as JSON, cut to :data:`MAX_SHOWN_VALUE` characters."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= MAX_SHOWN_VALUE else text[: MAX_SHOWN_VALUE - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Return text without what drives a terminal, or cannot be written in UTF-8: names of files can hold both."""
+    return "".join(char if char.isprintable() or char in "\t\n" else "?" for char in text)
 
 
 def short(revision: str) -> str:

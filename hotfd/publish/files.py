@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from hotfd.errors import ConfigError
@@ -43,15 +44,16 @@ class Files:
     def modules(self, revision: str, only: str | None = None) -> Mapping[str, tuple[Entry, ...]]:
         """Return the files by directory."""
         found = {}
-        for name in sorted(os.listdir(self._root)):
-            directory = os.path.join(self._root, name)
-            if name not in {".git", ".svn"} and only in {None, name} and stat.S_ISDIR(os.lstat(directory).st_mode):
-                found[name] = tuple(sorted(self._below(directory), key=lambda entry: entry.path))
+        with _told():
+            for name in sorted(os.listdir(self._root)):
+                directory = os.path.join(self._root, name)
+                if name not in {".git", ".svn"} and only in {None, name} and stat.S_ISDIR(os.lstat(directory).st_mode):
+                    found[name] = tuple(sorted(self._below(directory), key=lambda entry: entry.path))
         return found
 
     def _below(self, directory: str) -> Iterator[Entry]:
         count = 0
-        for place, directories, names in os.walk(directory):
+        for place, directories, names in os.walk(directory, onerror=_raised):
             directories[:] = [name for name in directories if name not in {".git", ".svn"}]
             for name in names:
                 full = os.path.join(place, name)
@@ -68,7 +70,8 @@ class Files:
         """Return what is in files, by path; of one that has grown meanwhile, as much as it had."""
         found = {}
         for entry in entries:
-            with open(os.open(entry.key, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            with _told(), open(os.open(entry.key, flags), "rb") as file:
                 found[entry.path] = file.read(entry.size)
         return found
 
@@ -87,3 +90,17 @@ class Files:
     def relation(self, old: str, new: str) -> Relation:
         """Return that everything that was published came before."""
         return "older"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Make an error of the system one that says what cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def _raised(error: OSError) -> None:
+    """Have os.walk not pass over what it cannot look into: a module would seem to be gone."""
+    raise error

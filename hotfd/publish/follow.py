@@ -59,7 +59,8 @@ async def _look(order: Order, store_url: str) -> None:
     store = open_store(store_url, create=True)
     try:
         repository = await asyncio.to_thread(opened, order)
-        publishing = publisher(order, repository, store, _note)
+        # What a script says may hold values, which no log shall have.
+        publishing = publisher(order, repository, store, _note, script_note=lambda _line: None)
         try:
             await publishing.publish(order.rev)
         finally:

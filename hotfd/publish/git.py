@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd.errors import ConfigError
 from hotfd.publish import programs
+from hotfd.publish.faults import short
 from hotfd.publish.repository import MAX_ENTRIES, MAX_PENDING, Commit, Entry, split
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Git:
                     f". If you trust its owner:  git config --global --add safe.directory {self.directory}  (as the user "
                     "who publishes)"
                 )
-            raise ConfigError(f"{self.where}: {str(error).splitlines()[0]}{hint}") from None
+            raise ConfigError(f"{self.where}: {programs.essence(error, 'fatal: ', 'error: ')}{hint}") from None
 
     def text(self, *arguments: str) -> str:
         """Run git in the repository, and return the line that it says."""
@@ -121,8 +122,11 @@ class Git:
         _, data = self.git("cat-file", "--batch", data="".join(f"{entry.key}\n" for entry in entries).encode())
         found, position = {}, 0
         for entry in entries:
-            end = data.index(b"\n", position)  # "<id> blob <size>", git-cat-file(1)
-            size = int(data[position:end].split()[2])
+            end = data.index(b"\n", position)  # "<id> blob <size>" or "<id> missing", git-cat-file(1)
+            words = data[position:end].split()
+            if len(words) != 3:
+                raise ConfigError(f"{self.where}: {module}/{entry.path} is missing or damaged at {short(revision)}")
+            size = int(words[2])
             found[entry.path] = data[end + 1 : end + 1 + size]
             position = end + 1 + size + 1
         return found
@@ -136,10 +140,22 @@ class Git:
     def touching(self, module: str, after: str | None, until: str) -> list[str]:
         """Return the commits that touched a module, oldest first."""
         under = "/".join(part for part in (self._path, module) if part)
-        limit = ("-n", "1") if after is None else ()
-        before = () if after is None else (f"^{after}",)
-        _, said = self.git("rev-list", "--first-parent", *limit, until, *before, "--", under)
-        return said.decode().split()[::-1][: MAX_PENDING + 1]
+        if after is None:
+            return self._line("-n", "1", until, "--", under)
+        touching = self._line(until, f"^{after}", "--", under)
+        whole = self.text("rev-list", "--first-parent", "--parents", until, f"^{after}").splitlines()[::-1]
+        line = [words.split()[0] for words in whole]
+        if not whole or whole[0].split()[1:2] == [after]:
+            return touching[: MAX_PENDING + 1]
+        # What was published last has been merged into a line that does not hold it. The commits of that line before
+        # the merge do not hold it either: they would take it back. The merge is what follows it, with all that it brings.
+        since = set(self.text("rev-list", "--ancestry-path", f"{after}..{until}").split())
+        following = [name for name in line if name in since]
+        return [name for name in following if name in {*touching, *following[:1]}][: MAX_PENDING + 1]
+
+    def _line(self, *which: str) -> list[str]:
+        """Return commits of the line of first parents, oldest first."""
+        return self.text("rev-list", "--first-parent", *which).split()[::-1]
 
     def ordered(self, revisions: Collection[str], until: str) -> list[str]:
         """Return commits in the order of the line of first parents."""
@@ -157,11 +173,19 @@ class Git:
         """Return how one commit stands to another."""
         if old == new:
             return "same"
-        if not _REVISION.fullmatch(old) or self.git("cat-file", "-e", f"{old}^{{commit}}", statuses=(0, 1, 128))[0]:
-            return "unrelated"
-        if not self.git("merge-base", "--is-ancestor", old, new, statuses=(0, 1))[0]:
-            return "older"
-        return "unrelated" if self.git("merge-base", "--is-ancestor", new, old, statuses=(0, 1))[0] else "newer"
+        if _REVISION.fullmatch(old) and not self.git(
+            "cat-file", "-e", f"{old}^{{commit}}", statuses=(0, 1, 128)
+        )[0]:
+            if not self.git("merge-base", "--is-ancestor", old, new, statuses=(0, 1))[0]:
+                return "older"
+            if not self.git("merge-base", "--is-ancestor", new, old, statuses=(0, 1))[0]:
+                return "newer"
+        if self.text("rev-parse", "--is-shallow-repository") == "true":
+            raise ConfigError(
+                f"{self.where} is a shallow clone, and does not show how {short(old)}, from which the last release was "
+                f"made, leads to {short(new)}; fetch the rest with git fetch --unshallow"
+            )
+        return "unrelated"
 
 
 def _of_the_hook() -> dict[str, str]:

@@ -55,8 +55,8 @@ STORE_SHARE: Final = 0.4
 SCRIPT_SHARE: Final = 0.7
 """Of the time: what scripts have, so that one which does not end is refused, and not let through with the rest."""
 
-MAX_INPUT: Final = 1 << 20
-"""Bytes that git tells a hook: a line for each branch that is pushed."""
+MAX_LINE: Final = 1 << 16
+"""Bytes of a line by which git tells a hook of a branch: longer ones are no names that git takes."""
 
 ACCEPT: Final = "hotfd-rewritten"
 """The push option by which a person accepts that history is rewritten."""
@@ -101,7 +101,7 @@ class Hook:
             self._say(f"not everything could be checked in time ({error}); it is checked again when it is published")
             status = 0
         if status == 0:
-            with suppress(OSError):  # then the other hook takes it that this one has taken all that it may
+            with suppress(OSError, ConfigError):  # then the other hook takes it that this one has taken all that it may
                 self._spool().hold(age())
         return status
 
@@ -118,11 +118,11 @@ class Hook:
                 )
             case "git-post-receive", _:
                 pushed = self._pushed()
-                return self._announce() if pushed is not None and not _is_none(pushed[1]) else 0
+                return self._after(lambda: pushed is not None and not _is_none(pushed[1]))
             case "git-post-commit", _:
-                return self._announce() if self._is_on_branch() else 0
+                return self._after(self._is_on_branch)
             case "svn-post-commit", _:
-                return self._announce()
+                return self._after(lambda: True)
         raise ConfigError(f"there is no hook {what} with {len(arguments)} arguments")
 
     # Before
@@ -151,16 +151,15 @@ class Hook:
 
     def _pushed(self) -> tuple[str, str] | None:
         """Return the old and the new commit of the branch, as git tells on standard input, or None."""
-        wanted = f"refs/heads/{self._settings.branch}"
-        for line in sys.stdin.buffer.read(MAX_INPUT).decode(errors="surrogateescape").splitlines():
-            words = line.split(" ", 2)
+        wanted, found = f"refs/heads/{self._settings.branch}", None
+        while line := sys.stdin.buffer.readline(MAX_LINE):  # all: there is a line for each branch and tag that is pushed
+            words = line.decode(errors="surrogateescape").removesuffix("\n").split(" ", 2)
             if len(words) == 3 and words[2] == wanted:
-                return words[0], words[1]
-        return None
+                found = words[0], words[1]
+        return found
 
     def _is_on_branch(self) -> bool:
-        # Without the hook's deadline: what is not known to be on another branch must not be left unpublished.
-        git = Git(self._settings.repository, "", Deadline())
+        git = Git(_working(), "", self._deadline)
         status, name = git.git("symbolic-ref", "--quiet", "HEAD", statuses=(0, 1))
         return status == 0 and name.decode().strip() == f"refs/heads/{self._settings.branch}"
 
@@ -168,7 +167,7 @@ class Hook:
         settings = self._settings
         if not self._is_on_branch():
             return 0
-        return self._checked(lambda: GitIndex(settings.repository, settings.path, self._deadline))
+        return self._checked(lambda: GitIndex(_working(), settings.path, self._deadline))
 
     def _checked(self, opened: Callable[[], Repository], rev: str | None = None, *, accepted: bool = False) -> int:
         """Check what is to be committed; return the hook's exit status."""
@@ -224,13 +223,24 @@ class Hook:
 
     # After
 
+    def _after(self, concerned: Callable[[], bool]) -> int:
+        """Announce a commit if it is one that this hook is for, within the time that the hook before it has left."""
+        held = None
+        with suppress(OSError):  # who cannot read the spool cannot write it either, and is told so
+            held = self._spool().held()
+        self._set(self._whole * (1 - CHECK_SHARE) if held is None else self._whole - held)
+        try:
+            if not concerned():
+                return 0
+        except TooLate:
+            pass  # what is not known to be on another branch must not be left unpublished
+        return self._announce()
+
     def _announce(self) -> int:
         """Have published what was committed, and say what becomes of it if that is known in time."""
         settings = self._settings
         try:
             spool = self._spool()
-            held = spool.held()
-            self._set(self._whole * (1 - CHECK_SHARE) if held is None else self._whole - held)
             before = spool.refused()
             spool.add(rewritten=_accepted(), by=who())
         except OSError as error:
@@ -245,6 +255,12 @@ class Hook:
         except TooLate:
             self._say(f"committed; it is being published, and {spool.path('log')} says what becomes of it")
             return self._status(False)
+        except OSError as error:
+            self._say(
+                f"committed; nothing can be started here that publishes it ({error.strerror}): it is kept in {spool.directory}, "
+                "and published with the next commit"
+            )
+            return 1
         for line in outcome.lines:
             self._say(line)
         if outcome.state == "waiting":
@@ -321,6 +337,11 @@ def age() -> float:
     with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
         ticks = int(file.read().rpartition(")")[2].split()[19])
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _working() -> str:
+    """Return where a hook of a working repository runs: one repository can have several working trees (githooks(5))."""
+    return os.environ.get("GIT_DIR") or os.getcwd()
 
 
 def _is_none(revision: str) -> bool:

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from hotfd.errors import ConfigError
 from hotfd.publish.programs import Deadline
@@ -79,12 +80,26 @@ def settings_of(
         raise ConfigError(f"{where} is no {'git' if kind == 'git' else 'Subversion'} repository on this machine")
     if store.startswith("dir:"):
         store = f"dir:{os.path.abspath(store.removeprefix('dir:'))}"
+    for name, file in parse_qsl(urlsplit(store).query):
+        if name in {"ca", "cert", "key"} and not os.path.isabs(file):
+            raise ConfigError(f"--store: {name}={file} must be an absolute path: hooks do not run in this directory")
     open_store(store)  # whether it is the URL of one
-    if kind == "git" and branch is None:
-        from hotfd.publish.git import Git
-
-        branch = Git(where, "", Deadline()).text("symbolic-ref", "--short", "HEAD")
+    if kind == "git":
+        branch = _branch(where, branch)
     return Settings(kind, os.path.abspath(where), store, checked_path(path), branch or "", allow_scripts)
+
+
+def _branch(where: str, branch: str | None) -> str:
+    """Return the name of a branch, without what git has before it; of the one that is checked out, if none is named."""
+    from hotfd.publish.git import Git
+
+    git = Git(where, "", Deadline())
+    if branch is None:
+        return git.text("symbolic-ref", "--short", "HEAD")
+    branch = branch.removeprefix("refs/heads/")
+    if git.git("check-ref-format", f"refs/heads/{branch}", statuses=(0, 1))[0]:
+        raise ConfigError(f"--branch {branch!r} is no name of a branch")
+    return branch
 
 
 def hooks_of(kind: Literal["git", "svn"], where: str) -> tuple[str, tuple[str, str]]:
@@ -95,6 +110,12 @@ def hooks_of(kind: Literal["git", "svn"], where: str) -> tuple[str, tuple[str, s
 
     git = Git(where, "", Deadline())
     directory = os.path.join(os.path.abspath(where), git.text("rev-parse", "--git-path", "hooks"))
+    own = (os.path.abspath(where), git.text("rev-parse", "--path-format=absolute", "--git-common-dir"))
+    if not any(_is_in(directory, place) for place in own):
+        raise ConfigError(
+            f"core.hooksPath of git leads to {directory}, where other repositories have their hooks as well; give this one "
+            f"its own with:  git -C {shlex.quote(os.path.abspath(where))} config core.hooksPath {shlex.quote(own[1])}/hooks"
+        )
     bare = git.text("rev-parse", "--is-bare-repository") == "true"
     return directory, ("pre-receive", "post-receive") if bare else ("pre-commit", "post-commit")
 
@@ -153,6 +174,11 @@ def remove(kind: Literal["git", "svn"], where: str) -> list[str]:
         except OSError as error:
             raise ConfigError(f"{path} cannot be removed: {error.strerror}") from None
     return removed
+
+
+def _is_in(path: str, directory: str) -> bool:
+    directory = os.path.realpath(directory)
+    return os.path.commonpath([os.path.realpath(path), directory]) == directory
 
 
 def _is_foreign(path: str) -> bool:

@@ -211,3 +211,14 @@ def run(
         complaint = said.complaint.decode(errors="replace").strip()
         raise ConfigError(f"{what}: {complaint or f'it ended with status {process.returncode}'}")
     return process.returncode, said.output
+
+
+def essence(error: ConfigError, *marks: str) -> str:
+    """Return the line of a program's complaint that says what is wrong: warnings may come before it.
+
+    Args:
+        error: of :func:`run`.
+        marks: how such a line begins, or what is in it; without any such line, it is the first one.
+    """
+    lines = str(error).splitlines()
+    return next((line for line in lines if any(mark in line for mark in marks)), lines[0])

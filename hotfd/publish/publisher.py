@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from hotfd.config import rollout
-from hotfd.config.release import MAX_MODULES, Release, seal, unseal
+from hotfd.config.release import MAX_MODULES, NAME, Release, seal, unseal
 from hotfd.errors import ConfigError, Conflict, Fault, ReleaseRefused, StoreError
 from hotfd.publish import compile as compiling
 from hotfd.publish.check import check
@@ -174,7 +174,7 @@ class Publisher:
             )
         if not names:
             self._say(f"at {short(until)} there is no module: a directory with config.toml or instruction.toml in it")
-        heads = await self._store.heads(names)
+        heads = await self._store.heads([name for name in names if NAME.fullmatch(name)])
         self._refuse_second_canary(heads.values())
         last = {name: await self._last(heads[name]) if name in heads else None for name in names}
         touching: dict[str, list[str]] = {}

@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
+from urllib.parse import quote
 
 from hotfd.errors import ConfigError
 
@@ -128,9 +129,9 @@ def open_repository(where: str, path: str, deadline: Deadline) -> Repository:
     if kind == "git":
         return Git(where, path, deadline)
     if kind == "svn":
-        return Svn(f"file://{os.path.abspath(where)}", path, deadline)
+        return Svn(f"file://{quote(os.path.abspath(where))}", path, deadline)
     if kind == "svn-files":
-        return Svn(where, path, deadline)
+        return Svn(os.path.abspath(where), path, deadline)  # svn does not run where this process does
     raise ConfigError(
         f"{where} is neither a git nor a Subversion repository; name its directory, or the URL of a Subversion one"
     )

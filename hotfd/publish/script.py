@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +24,12 @@ from hotfd import log
 from hotfd.errors import ConfigError
 from hotfd.publish.compile import SCRIPT
 from hotfd.publish.documents import MAX_FILE, parse
-from hotfd.publish.programs import Deadline, find, listen, run
+from hotfd.publish.faults import printable
+from hotfd.publish.programs import Deadline, listen
+from hotfd.publish.workroom import lay_out, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from hotfd.config.release import Values
     from hotfd.publish.compile import Script
@@ -80,14 +81,13 @@ class Scripts:
         user = NOBODY if os.geteuid() == 0 else os.getuid()
         directory = tempfile.mkdtemp(prefix="hotfd-script-")
         try:
-            for path in _lay_out(directory, script):
-                if user != os.geteuid():
-                    os.chown(path, user, user)
+            lay_out(directory, script.files, script.executable, user)
             output = self._run(directory, user, msgspec.json.encode(current), script.module)
         except OSError as error:
             raise ConfigError(f"a script cannot be run here: {error.strerror}") from None
         finally:
-            remove(directory)
+            if not remove(directory):
+                log.event(logging.WARNING, "config-script-directory-left", path=directory)
         return parse(f"what {script.module}/{SCRIPT} prints", output, ".json")
 
     def _run(self, directory: str, user: int, data: bytes, module: str) -> bytes:
@@ -104,6 +104,7 @@ class Scripts:
                         str(notes_end),
                         str(int(limit) + 1),
                         str(user),
+                        str(os.getpid()),
                         os.path.join(directory, SCRIPT),
                     ],
                     stdin=subprocess.PIPE,
@@ -143,26 +144,6 @@ class Scripts:
         return said.output
 
 
-def _lay_out(directory: str, script: Script) -> Iterator[str]:
-    """Write a script and the files beside it; yield every path that was made."""
-    yield directory
-    made = set()
-    for path, data in script.files.items():
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            below = os.path.join(directory, *parts[:depth])
-            if below not in made:
-                os.mkdir(below, 0o700)
-                made.add(below)
-                yield below
-        full = os.path.join(directory, *parts)
-        fd = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-            os.fchmod(fd, 0o700 if path in script.executable else 0o600)
-        yield full
-
-
 def _end(warden: subprocess.Popen[bytes]) -> None:
     """End a warden, and with it everything that it watches over."""
     if warden.poll() is None:
@@ -193,27 +174,8 @@ _WHY: Final[dict[int, str]] = {
 def _readable(data: bytes) -> str:
     """Return the end of what a script has said, without what would drive the terminal that shows it."""
     lines = data.decode(errors="replace").strip()[-MAX_SHOWN:].split("\n")[-MAX_SHOWN_LINES:]
-    return "\n".join("".join(char if char.isprintable() or char == "\t" else "?" for char in line) for line in lines)
+    return printable("\n".join(lines))
 
 
 def _with(what: str, complaint: str) -> str:
     return f"{what}; it says: {complaint}" if complaint else what
-
-
-def remove(directory: str) -> None:
-    """Remove a script's directory, whatever the script has made of it; its processes are gone."""
-    waiting = [directory]
-    while waiting:
-        # Before it is looked into: who owns a directory may open it again, whatever the script has done to it.
-        with suppress(OSError):
-            os.chmod(waiting[-1], 0o700)
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:
-            waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    try:
-        shutil.rmtree(directory)
-    except (OSError, RecursionError) as error:
-        # Directories within each other, deeper than a path may be long.
-        with suppress(ConfigError):
-            run([find("rm", "a script"), "-rf", "--", directory], Deadline(), limit=END_LIMIT, env=ENVIRONMENT)
-        if os.path.lexists(directory):
-            log.event(logging.WARNING, "config-script-directory-left", path=directory, error=type(error).__name__)

@@ -56,6 +56,7 @@ def publisher(
     *,
     scripts: Deadline | None = None,
     blind: bool = False,
+    script_note: Callable[[str], None] | None = None,
 ) -> Publisher:
     """Return the publisher that carries out an order.
 
@@ -66,11 +67,12 @@ def publisher(
         note: told what is worth knowing, as a line.
         scripts: when scripts have to be done; None for no other limit than their own.
         blind: the store is not known, and stands for an empty one.
+        script_note: told what scripts say, instead of ``note``; that can be anything, values too.
     """
     return Publisher(
         repository,
         store,
-        Scripts(order.allow_scripts, scripts or Deadline(), note),
+        Scripts(order.allow_scripts, scripts or Deadline(), script_note or note),
         by=order.by or who(),
         modules=order.modules,
         canary=order.canary,

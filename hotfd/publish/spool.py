@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from hotfd.errors import ConfigError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -130,8 +128,14 @@ class Spool:
 
     def open_log(self) -> int:
         """Return a descriptor that appends to the worker's log; who has asked for it closes it."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self.path("log"), flags, self._file_mode)
+        return self._shared("log", os.O_WRONLY | os.O_APPEND)
+
+    def _shared(self, name: str, flags: int) -> int:
+        """Open a file that is made if it is not there, for all who share the repository, whatever the umask is."""
+        fd = os.open(self.path(name), flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._file_mode)
+        with suppress(PermissionError):  # another user's, who has made it so already
+            os.fchmod(fd, self._file_mode)
+        return fd
 
     def _read(self) -> Entry | None:
         try:
@@ -178,11 +182,8 @@ class Spool:
 
     @contextmanager
     def _locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self.path(name), flags, self._file_mode)
+        fd = self._shared(name, os.O_RDWR)
         try:
-            with suppress(PermissionError):  # another user's, who has made it so already
-                os.fchmod(fd, self._file_mode)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -195,15 +196,15 @@ class Spool:
 
 def directory_of(kind: str, where: str) -> str:
     """Return the directory of a repository itself, in which the spool is."""
-    if kind == "svn":
-        return os.path.abspath(where)
+    where = os.path.abspath(where)
+    own = os.path.join(where, ".git")
+    # Where that is possible without git, which can be slow: hooks have little time.
+    if kind == "svn" or not os.path.lexists(own):
+        return where
+    if os.path.isdir(own):
+        return own
     from hotfd.publish.git import Git
     from hotfd.publish.programs import Deadline
 
     repository = Git(where, "", Deadline())
     return repository.text("rev-parse", "--path-format=absolute", "--git-common-dir")
-
-
-def unusable(error: OSError) -> ConfigError:
-    """Return what to say of a spool that cannot be written."""
-    return ConfigError(f"the spool {error.filename or ''} cannot be written: {error.strerror}")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CALL_LIMIT: Final = 60.0
 """Seconds for one call of svn: its repository may be far away."""
 
+MAX_DIGITS: Final = 18
+"""Of a revision's number: no repository has as many."""
+
 ABSENT: Final = ("E200009", "E160013", "W160013", "E195012")
 """How svn says that a path is not there at a revision."""
 
@@ -50,7 +53,8 @@ class Svn:
         if rev is None or rev.upper() == "HEAD":
             return "r" + self._text("info", "--show-item", "revision", self._target(self._root()))
         number = rev.removeprefix("r")
-        if not (number.isascii() and number.isdecimal()) or int(number) > number_of(self.newest()):
+        known = number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS
+        if not known or int(number) > number_of(self.newest()):
             raise ConfigError(f"{self.where}: there is no revision {rev!r}")
         return f"r{int(number)}"
 
@@ -146,7 +150,8 @@ class Svn:
         except programs.TooLate:
             raise
         except ConfigError as error:
-            raise ConfigError(f"{self.where}: {str(error).splitlines()[0]}") from None
+            # A missing path is told first as a warning of svn list; the locale, if it is none here, before all.
+            raise ConfigError(f"{self.where}: {programs.essence(error, 'svn: E', *ABSENT)}") from None
 
     def _text(self, *arguments: str) -> str:
         return self._svn(*arguments)[1].decode(errors="replace").strip()
@@ -177,6 +182,9 @@ class SvnTransaction(Svn):
         self._directory = directory
         self._transaction = transaction
         self._look = programs.find("svnlook", "a hook of Subversion")
+        # Looked up once each: every question is a process, and who commits waits.
+        self._base = super().newest()
+        self._entries: dict[str, tuple[Entry, ...]] = {}
         self._changed = self._modules_changed()
 
     def newest(self, rev: str | None = None) -> str:
@@ -189,14 +197,26 @@ class SvnTransaction(Svn):
             return super().modules(revision, only)
         found: dict[str, tuple[Entry, ...]] = {}
         for module in self._changed if only is None else [only]:
-            where = "/".join(part for part in (self._path, module) if part)
-            names = self._looked("tree", "--full-paths", where, missing="").splitlines()
-            if len(names) > MAX_ENTRIES:
-                raise ConfigError(f"{self.where}: module {module!r} has more than {MAX_ENTRIES} files")
-            files = [name for name in names if not name.endswith("/")]
-            if files:
-                found[module] = tuple(self._entry(name) for name in sorted(files))
+            if module not in self._entries:
+                self._entries[module] = self._listed(module)
+            if self._entries[module]:
+                found[module] = self._entries[module]
         return found
+
+    def _listed(self, module: str) -> tuple[Entry, ...]:
+        where = "/".join(part for part in (self._path, module) if part)
+        try:
+            names = self._looked("tree", where, "--full-paths").splitlines()
+        except programs.TooLate:
+            raise
+        except ConfigError as error:
+            if any(code in str(error) for code in ABSENT):
+                return ()  # the transaction removes it
+            raise
+        names = [name.removeprefix("/") for name in names]
+        if len(names) > MAX_ENTRIES:
+            raise ConfigError(f"{self.where}: module {module!r} has more than {MAX_ENTRIES} files")
+        return tuple(self._entry(name) for name in sorted(names) if not name.endswith("/"))
 
     def read(self, revision: str, module: str, entries: Sequence[Entry]) -> dict[str, bytes]:
         """Return what is in files, by path."""
@@ -215,7 +235,7 @@ class SvnTransaction(Svn):
         own = [self._transaction] if module in self._changed else []
         if after is None and own:
             return own
-        return super().touching(module, after, Svn.newest(self)) + own
+        return super().touching(module, after, self._base) + own
 
     def ordered(self, revisions: Collection[str], until: str) -> list[str]:
         """Return revisions by their numbers, and the transaction after them."""
@@ -226,7 +246,7 @@ class SvnTransaction(Svn):
         """Return how a revision stands to what is about to be committed."""
         if old == self._transaction:
             return "same"
-        return "older" if is_revision(old) and number_of(old) <= number_of(Svn.newest(self)) else "unrelated"
+        return "older" if is_revision(old) and number_of(old) <= number_of(self._base) else "unrelated"
 
     def _modules_changed(self) -> list[str]:
         changed = (line[4:] for line in self._looked("changed").splitlines())
@@ -236,31 +256,23 @@ class SvnTransaction(Svn):
     def _entry(self, name: str) -> Entry:
         place = split(name, self._path)
         assert place is not None
-        special, executable = (
-            self._looked("propget", mark, name, missing=None) is not None for mark in ("svn:special", "svn:executable")
-        )
+        properties = {line.strip() for line in self._looked("proplist", name).splitlines()}
         size = int(self._looked("filesize", name).strip() or 0)
-        return Entry(place[1], size, "link" if special else "file", executable, name)
+        kind: Kind = "link" if "svn:special" in properties else "file"
+        return Entry(place[1], size, kind, "svn:executable" in properties, name)
 
-    def _raw(self, command: str, *arguments: str) -> bytes:
+    def _raw(self, command: str, path: str | None = None, *flags: str) -> bytes:
+        # With a slash before it, no path is taken for an option.
+        where = [] if path is None else [f"/{path}"]
         return programs.run(
-            [self._look, command, "-t", self._transaction, self._directory, *arguments],
+            [self._look, command, *flags, "-t", self._transaction, self._directory, *where],
             self.deadline,
             limit=CALL_LIMIT,
             env=self._env,
         )[1]
 
-    def _looked(self, command: str, *arguments: str, missing: str | None = "raise") -> str:
-        try:
-            flags = [argument for argument in arguments if argument.startswith("--")]
-            rest = [argument for argument in arguments if not argument.startswith("--")]
-            return self._raw(command, *flags, *rest).decode(errors="replace")
-        except programs.TooLate:
-            raise
-        except ConfigError:
-            if missing == "raise":
-                raise
-            return missing  # type: ignore[return-value]
+    def _looked(self, command: str, path: str | None = None, *flags: str) -> str:
+        return self._raw(command, path, *flags).decode(errors="replace")
 
 
 def number_of(revision: str) -> int:

@@ -7,9 +7,9 @@ and its first process takes all others with it. What cannot be had is said on th
 
 ::
 
-    python -I -m hotfd.publish.warden NOTES-FD CPU-SECONDS USER-ID SCRIPT
+    python -I -m hotfd.publish.warden NOTES-FD CPU-SECONDS USER-ID PARENT-ID SCRIPT
 
-Whoever started it ends it by SIGTERM, or by dying.
+Whoever started it ends it by SIGTERM, or by dying. In the end it removes the directory that the script is in.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from contextlib import suppress
 from typing import Final
 
 import prctl
+
+from hotfd.publish.workroom import remove
 
 MEMORY: Final = 256 << 20
 """Bytes of address space of each process of a script."""
@@ -54,26 +56,27 @@ NAMESPACES: Final = (
     "--",
 )
 
-PROBE_LIMIT: Final = 1.0
-"""Seconds that it may take to see whether namespaces are permitted."""
-
 FAILED: Final = 125
 """Exit status when the script could not be started, as of env(1)."""
 
 
 def main() -> int:
     """Run one script; return its exit status, 128 + its signal if one ended it, or :data:`FAILED`."""
-    notes, cpu, user, script = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    notes, cpu, user, parent = (int(word) for word in sys.argv[1:5])
+    script = sys.argv[5]
     os.set_inheritable(notes, False)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))
-    prctl.set_pdeathsig(signal.SIGTERM)
-    prctl.set_child_subreaper(1)
     try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))
+        prctl.set_pdeathsig(signal.SIGTERM)
+        prctl.set_child_subreaper(1)
+        if os.getppid() != parent:  # it has died before its death was a signal
+            return FAILED
         return _run(notes, cpu, user, script)
     finally:
         # A second SIGTERM must not keep this from its end.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_children()
+        remove(os.path.dirname(script))  # who has started this may be gone; if not, he looks whether it is
 
 
 def _run(notes: int, cpu: int, user: int, script: str) -> int:
@@ -92,9 +95,11 @@ def _run(notes: int, cpu: int, user: int, script: str) -> int:
     except (OSError, subprocess.SubprocessError) as error:
         sys.stderr.write(f"it cannot be started: {error}\n")
         return FAILED
-    # Only now, with no standard stream of its own: who reads them shall see their end when the script has ended.
+    # Only now, and with no standard stream of its own: who reads them shall see their end when the script has ended.
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
-        os.close(fd)
+        os.dup2(null, fd)
+    os.close(null)
     status = child.wait()
     return status if status >= 0 else 128 - status
 
@@ -119,7 +124,10 @@ def _limits(cpu: int, user: int) -> Callable[[], None]:
 
 
 def _permitted(limited: Callable[[], None]) -> bool:
-    """Return whether the script may have namespaces of its own: by trying."""
+    """Return whether the script may have namespaces of its own: by trying.
+
+    However long that takes: a machine that is busy is no reason to let a script reach the network.
+    """
     try:
         tried = subprocess.run(
             [*NAMESPACES, PRLIMIT, "--nproc", "--", "/bin/true"],
@@ -127,7 +135,6 @@ def _permitted(limited: Callable[[], None]) -> bool:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=PROBE_LIMIT,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):

@@ -19,11 +19,13 @@ import msgspec
 from hotfd import log
 from hotfd.config.open import open_store
 from hotfd.errors import ConfigError, StoreError
-from hotfd.publish.faults import RevisionRefused
+from hotfd.publish.faults import RevisionRefused, printable
 from hotfd.publish.programs import TooLate
 from hotfd.publish.session import Order, described, opened, publisher
 
 if TYPE_CHECKING:
+    from io import TextIOWrapper
+
     from hotfd.publish.install import Settings
     from hotfd.publish.spool import Entry, Spool
 
@@ -127,14 +129,26 @@ class Worker:
     def _tell(self, outcome: Outcome) -> None:
         if self._report >= 0:
             with suppress(BrokenPipeError):  # the hook has no more time
-                os.write(self._report, msgspec.json.encode(outcome))
+                lines = [printable(line) for line in outcome.lines]  # msgspec writes no half characters
+                os.write(self._report, msgspec.json.encode(Outcome(outcome.state, lines)))
             os.close(self._report)
             self._report = -1
 
 
+class _Log(RotatingFileHandler):
+    """The worker's log; whoever shares the repository can write it, also when it has begun anew."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        super().__init__(spool.path("log"), maxBytes=MAX_LOG, backupCount=1, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        return os.fdopen(self._spool.open_log(), "a", encoding="utf-8")
+
+
 def keep_log(spool: Spool) -> None:
     """Write this process's log to the spool."""
-    handler = RotatingFileHandler(spool.path("log"), maxBytes=MAX_LOG, backupCount=1, encoding="utf-8")
+    handler = _Log(spool)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s hotfd[%(process)d] %(message)s"))
     log.logger.addHandler(handler)
     log.logger.setLevel(logging.INFO)

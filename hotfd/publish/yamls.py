@@ -11,7 +11,7 @@ try:
 except ImportError:  # a PyYAML that was built without libyaml: the same, slower
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
-MAX_INTEGER: Final = 100
+MAX_DIGITS: Final = 100
 """Characters of an integer: one of 64 bits has as many in base two, with a sign, and underscores between them."""
 
 
@@ -41,9 +41,9 @@ class _Loader(_SafeLoader):
 
     def construct_yaml_int(self, node: Any) -> int:
         """Make an integer, and refuse a long one: YAML's ``1:30:59`` takes time with the square of its length."""
-        if len(node.value) > MAX_INTEGER:
+        if len(node.value) > MAX_DIGITS:
             raise yaml.constructor.ConstructorError(
-                None, None, f"an integer has more than {MAX_INTEGER} characters", node.start_mark
+                None, None, f"an integer has more than {MAX_DIGITS} characters", node.start_mark
             )
         result: int = super().construct_yaml_int(node)
         return result

@@ -5,13 +5,14 @@ import fcntl
 import os
 import shlex
 import socket
+import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import becomes, kill, wait_gone
+from tests.integration.harness import PATIENCE, becomes, kill, wait_gone
 from tests.integration.repositories import KEEP, Git, Svn, good, in_force, inside, needs_svn, run
 
 SERVERS = ["bare", pytest.param("svn", marks=needs_svn)]
@@ -296,3 +297,123 @@ def test_a_hook_knows_how_old_its_process_is():
     before = age()
     time.sleep(0.05)
     assert 0.02 < age() - before < 60
+
+
+def test_a_git_that_takes_forever_holds_nobody_and_refuses_nothing(made, store, tmp_path):
+    repository = made("bare")
+    install(repository, store, limit=3)
+    slow, calls = tmp_path / "slow", tmp_path / "calls"
+    slow.mkdir()
+    (slow / "git").write_text(f'#!/bin/sh\necho "$$ $*" >> {calls}\nexec sleep 300\n')
+    (slow / "git").chmod(0o755)
+    for name in ("pre-receive", "post-receive"):
+        path = repository.where / "hooks" / name
+        # git puts its own directory before every other one.
+        path.write_text(path.read_text().replace("exec ", f"PATH={slow}:$PATH exec ", 1))
+    done = repository.try_commit({"match/config.toml": "hp = 10"})
+    assert done.status == 0, done.err
+    assert "not everything could be checked in time" in done.err
+    assert "it is being published" in done.err
+    [worker] = workers(repository.where)
+    kill(worker)
+    wait_gone(worker)
+    # One call of the hook before, and at most one of the worker: each could have taken half a minute.
+    lines = [line.split(" ", 1) for line in calls.read_text().splitlines()]
+    for pid, _ in lines:
+        with suppress(ProcessLookupError):
+            kill(int(pid))
+    assert len(lines) <= 2, lines
+
+
+def test_a_branch_is_found_among_ten_thousand_that_are_pushed_with_it(made, store):
+    repository = made("bare")
+    install(repository, store)
+    (repository.files / "match").mkdir()
+    (repository.files / "match" / "config.toml").write_text("hp = = 1")
+    repository.git("add", "-A")
+    repository.git("commit", "-q", "-m", "broken")
+    good("git", "-C", repository.files, "push", "-q", "origin", "HEAD:draft")
+    new = repository.git("rev-parse", "HEAD")
+    lines = [f"{'0' * 40} {new} refs/heads/{'x' * 100}/{number}\n" for number in range(10_000)]
+    pushed = "".join([*lines, f"{'0' * 40} {new} refs/heads/main\n"])
+    hook = repository.where / "hooks" / "pre-receive"
+    done = subprocess.run([hook], cwd=repository.where, input=pushed, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, "match/config.toml:1:6: this is no TOML" in done.stderr) == (1, True)
+
+
+def test_what_was_committed_is_published_also_when_nobody_listens_any_more(made, store):
+    repository = made("bare")
+    install(repository, store)
+    after = repository.where / "hooks" / "post-receive"
+    (repository.where / "hooks" / "pre-receive").unlink()
+    # Its faults cannot be written in UTF-8, and are kept for the next one who commits: these lines are said first.
+    nobody = os.fsencode(repository.files) + b"/M\xff"
+    os.mkdir(nobody)
+    with open(nobody + b"/config.toml", "w") as file:
+        file.write("a = 1")
+    repository.try_commit({})
+    becomes(lambda: (repository.spool / "pending").exists(), False)
+    assert "M?" in (repository.spool / "refused").read_text()
+    with open(nobody + b"/config.toml", "w") as file:
+        file.write("")
+    repository.git("rm", "-q", "-r", "--cached", ":/")
+    os.unlink(nobody + b"/config.toml")
+    os.rename(after, after.with_suffix(".kept"))
+    repository.commit({"match/config.toml": "hp = 1"})
+    os.rename(after.with_suffix(".kept"), after)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        line = f"{'0' * 40} {repository.newest()} refs/heads/main\n"
+        subprocess.run([after], cwd=repository.where, input=line, stderr=theirs, text=True, timeout=PATIENCE)
+    finally:
+        os.close(theirs)
+    becomes(lambda: in_force(store), (1, {"hp": 1}))
+
+
+def test_each_working_tree_commits_to_its_own_branch(made, store, tmp_path):
+    repository = made("working")
+    install(repository, store)
+    repository.commit({"match/config.toml": "hp = 1"})
+    becomes(lambda: in_force(store), (1, {"hp": 1}))
+    other = tmp_path / "other"
+    repository.git("worktree", "add", "-q", "-b", "draft", other)
+    (other / "match" / "config.toml").write_text("hp = = 2")
+    good("git", "-C", other, "commit", "-q", "-a", "-m", "broken, and nobody's business")
+    repository.git("checkout", "-q", "--detach")
+    good("git", "-C", other, "checkout", "-q", "main")
+    (other / "match" / "config.toml").write_text("hp = = 3")
+    refused = run("git", "-C", other, "commit", "-q", "-a", "-m", "broken")
+    assert (refused.status, "match/config.toml:1:6: this is no TOML" in refused.err) == (1, True)
+    (other / "match" / "config.toml").write_text("hp = 4")
+    good("git", "-C", other, "commit", "-q", "-a", "-m", "right")
+    becomes(lambda: in_force(store), (2, {"hp": 4}))
+
+
+def test_hooks_that_could_not_work_are_not_installed(made, store, tmp_path):
+    repository = made("bare")
+    assert hook(repository, store, "--branch", "refs/heads/main").status == 0
+    assert "--branch=main" in (repository.where / "hooks" / "pre-receive").read_text()
+    inside("hook", "git", repository.where, "--remove")
+    for url, option, said in (
+        (store, ("--branch", "no branch"), "is no name of a branch"),
+        ("etcd://10.0.0.1:2379/config?ca=ca.pem", (), "ca=ca.pem must be an absolute path"),
+    ):
+        refused = hook(repository, url, *option)
+        assert (refused.status, said in refused.err) == (1, True), refused.err
+    good("git", "--git-dir", repository.where, "config", "core.hooksPath", tmp_path / "everybody's")
+    refused = hook(repository, store)
+    assert (refused.status, "core.hooksPath" in refused.err) == (1, True)
+    assert not (tmp_path / "everybody's").exists()
+    good("git", "--git-dir", repository.where, "config", "core.hooksPath", "own hooks")
+    assert hook(repository, store).status == 0
+    assert (repository.where / "own hooks" / "post-receive").exists()
+
+
+@needs_svn
+def test_names_that_look_like_options_are_names(made, store):
+    repository = made("svn")
+    install(repository, store)
+    done = repository.try_commit({"match/config.toml": "hp = 1", "--revprop/config.toml": "a = 1"})
+    assert (done.status, "'--revprop' is no name of a module" in done.err) == (1, True)
+    assert repository.newest() == "r0"

@@ -223,7 +223,8 @@ async def test_modules_are_looked_up_and_followed_at_the_servers_that_have_them(
         await eventually(lambda: store.addresses("chat"), [f"127.0.0.1:{chat.port}"])
         await store.aclose()
         async with following_url(url_of(arena), modules=("arena", "chat")) as follower:
-            heads = await follower.heads()
+            while (heads := await follower.heads()).keys() != {"arena", "chat"}:
+                pass
             assert {module: head.sequence for module, head in heads.items()} == {"arena": 1, "chat": 1}
             assert (await follower.source.release("chat", 1, heads["chat"].stable.sha256)).release.values == {
                 "words": 1

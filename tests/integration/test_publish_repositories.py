@@ -1,6 +1,7 @@
 """Publishing from real repositories, by the command."""
 
 import os
+from urllib.parse import quote
 
 import pytest
 
@@ -209,3 +210,72 @@ def test_a_subversion_repository_is_published_by_its_url_and_from_where_it_is_ch
     assert len(releases(publish(repository.files, store, "--path", "a b/ü"))) == 1
     assert in_force(store) == (2, {"hp": 11})
     assert run("svnadmin", "verify", "-q", repository.where).status == 0
+
+
+def test_what_was_published_and_then_merged_into_another_line_is_never_taken_back(tmp_path, store):
+    repository = Git(tmp_path, bare=False)
+    repository.commit({"match/config.toml": "hp = 1", "shop/config.toml": "tax = 1"})
+    repository.git("checkout", "-q", "-b", "mine")
+    repository.commit({"match/zones/eu.toml": "hp = 5"})
+    beside = repository.commit({"shop/config.toml": "tax = 2"})
+    repository.git("checkout", "-q", "main")
+    repository.commit({"match/config.toml": "hp = 2"})
+    repository.commit({"match/instruction": "#!/bin/sh\nexec /usr/bin/python3 -c 'import json,sys; v=json.load(sys.stdin); v[\"hp\"] *= 10; print(json.dumps(v))'\n"})  # fmt: skip
+    publish(repository.where, store, "--rev", "HEAD^")
+    publish(repository.where, store, "--allow-scripts")
+    assert in_force(store) == (2, {"hp": 20})
+    # As git pull does it for somebody who has committed something himself: what was published comes in from the side.
+    repository.git("checkout", "-q", "mine")
+    repository.git("merge", "-q", "--no-ff", "-m", "Pulled", "main")
+    merge = repository.git("rev-parse", "HEAD")
+    repository.git("checkout", "-q", "-B", "main")
+    after = repository.commit({"shop/config.toml": "tax = 3"})
+    done = publish(repository.where, store, "--allow-scripts")
+    assert releases(done) == [("shop", 2, beside), ("match", 3, merge), ("shop", 3, after)]
+    match = [asked(store, lambda opened, v=v: opened.release("match", v)).release for v in (2, 3)]
+    assert [one.values for one in match] == [{"hp": 20}, {"hp": 200}], "one run for each time that files changed"
+    assert releases(publish(repository.where, store, "--allow-scripts")) == []
+
+
+def test_a_shallow_clone_says_what_it_lacks(tmp_path, store):
+    repository = Git(tmp_path, bare=False)
+    repository.commit({"match/config.toml": "hp = 1"})
+    publish(repository.where, store)
+    repository.commit({"match/config.toml": "hp = 2"})
+    repository.commit({"match/config.toml": "hp = 3"})
+    shallow = tmp_path / "shallow"
+    good("git", "clone", "-q", "--depth", "1", f"file://{repository.where}", shallow)
+    done = publish(shallow, store)
+    assert (done.status, "git fetch --unshallow" in done.err, "--rewritten" in done.err) == (1, True, False)
+    good("git", "-C", shallow, "fetch", "-q", "--unshallow")
+    assert len(releases(publish(shallow, store))) == 2
+
+
+def test_a_repository_may_be_named_from_where_one_is(repository, store, monkeypatch):
+    repository.commit({"match/config.toml": "hp = 1"})
+    for place, where in ((repository.files, "."), (repository.files.parent, repository.files.name)):
+        monkeypatch.chdir(place)
+        assert publish(where, store).status == 0
+    assert in_force(store) == (1, {"hp": 1})
+
+
+def test_names_that_are_none_and_hidden_directories_hold_nothing_else_up(repository, store):
+    repository.commit({".circleci/config.yml": "jobs: {}", "match/config.toml": "hp = 1"})
+    assert [one[0] for one in releases(publish(repository.where, store))] == ["match"]
+    repository.commit({("Müll" if repository.kind == "svn" else "Müll \x1b[31m") + "/config.toml": "a = 1"})
+    done = publish(repository.where, store)
+    assert (done.status, "is no name of a module" in done.err, "\x1b" in done.err) == (1, True, False)
+    nowhere = inside("validate", repository.files, "--path", "nowhere")
+    assert (nowhere.status, "nowhere cannot be read: No such file" in nowhere.err) == (1, True)
+
+
+@needs_svn
+def test_a_subversion_repository_may_have_any_path(tmp_path, store):
+    directory = tmp_path / "a%41@b c"
+    directory.mkdir()
+    repository = Svn.__new__(Svn)
+    repository.where, repository.files = directory / "config.svn", tmp_path / "checkout"
+    good("svnadmin", "create", repository.where)
+    good("svn", "checkout", "-q", f"file://{quote(str(repository.where))}", repository.files)
+    repository.commit({"match/config.toml": "hp = 1"})
+    assert len(releases(publish(repository.where, store))) == 1

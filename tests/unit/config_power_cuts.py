@@ -52,8 +52,8 @@ def wrap(before: Callable[[str, tuple[Any, ...]], None]) -> None:
         setattr(os, name, wrapped(name, getattr(os, name)))
     connect = Ledger._connect
 
-    def traced(ledger: Ledger, mode: str) -> Any:
-        database = connect(ledger, mode)
+    def traced(ledger: Ledger, mode: str, wait: float) -> Any:
+        database = connect(ledger, mode, wait)
         database.set_trace_callback(lambda statement: before("sql", (statement,)))
         return database
 

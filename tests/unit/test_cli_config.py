@@ -176,6 +176,7 @@ def test_modules_of_a_store_that_is_named_on_the_line_are_completed(url, monkeyp
         (("status", "--pid", "1", "--check"), 2, "go with --json and --metrics alone"),
         (("status", "--pid", "1", "--store", "dir:/x"), 2, "go with --json and --metrics alone"),
         (("status", "--wait", "nan"), 2, "must be 0 or more"),
+        (("status", "--module", "NO NAME"), 2, "is no name of a module"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_its_exit_status(url, words, code, said):
@@ -503,6 +504,8 @@ def test_status_shows_the_modules_that_are_asked_for_even_without_a_release(url)
 def test_a_check_fails_until_every_living_server_has_it(url):
     publish(url, {"a": 1})
     assert config("status", "--check")[0] == 0, "there is no server"
+    assert config("status", "--check", "--module", "arena")[0] == 0
+    assert config("status", "--check", "--module", "arean")[0] == 1, "there is no such module"
     acknowledge(url, report(1, sequence=1))
     assert config("status", "--check")[0] == 0
     publish(url, {"a": 2})

@@ -18,7 +18,7 @@ from hotfd.config import cache as cache_module
 from hotfd.config.cache import MAX_FILE, STALE, Cache, Kept, default_path
 from hotfd.config.release import Head, Track
 from hotfd.errors import ConfigError
-from tests.unit.config_support import sealed
+from tests.unit.config_support import FUSE, sealed
 
 
 def kept(version: int = 3, module: str = "arena", head_version: int | None = None) -> Kept:
@@ -70,7 +70,8 @@ def test_a_process_that_lags_behind_takes_nothing_back(cache: Cache, directory: 
     assert cache.load("arena") == refused
 
 
-def test_of_processes_that_write_at_once_the_newest_counts(cache: Cache, directory: Path) -> None:
+def test_of_processes_that_write_at_once_the_newest_counts(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "LOCK_LIMIT", FUSE)
     threads = [threading.Thread(target=cache.save, args=(kept(version),)) for version in range(1, 21)]
     random.Random(1).shuffle(threads)
     for thread in threads:

@@ -452,6 +452,20 @@ async def test_neither_readers_nor_publishers_need_the_ledger_and_they_are_told_
     assert not (place / "waiting.json").exists()
 
 
+def test_a_ledger_that_is_a_link_is_not_followed(store: DirectoryStore, place: Path) -> None:
+    ledger, elsewhere = place / "ledger.sqlite", place.parent / "mine.sqlite"
+    ledger.rename(elsewhere)
+    before = elsewhere.read_bytes()
+    ledger.symlink_to(elsewhere)
+    step = publishing(None, "chat")
+    store.write([step])
+    assert elsewhere.read_bytes() == before
+    with pytest.raises(StoreError, match="no regular file; move it away"):
+        store._note([report()])
+    ledger.unlink()
+    assert store._history("chat", 9, None) == [step.event]
+
+
 def test_a_ledger_of_a_newer_hotfd_is_left_alone(store: DirectoryStore, place: Path) -> None:
     with contextlib.closing(sqlite3.connect(place / "ledger.sqlite")) as database:
         database.execute("PRAGMA user_version = 2")
@@ -461,10 +475,11 @@ def test_a_ledger_of_a_newer_hotfd_is_left_alone(store: DirectoryStore, place: P
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold the ledger, as a process does that was stopped while it wrote."""
+def held(path: Path, patience: float = 0.05) -> Iterator[None]:
+    """Hold the ledger, as a process does that was stopped while it wrote; servers wait so many seconds for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hotfd.config.directory_ledger.BUSY", 0.05)
+        patch.setattr("hotfd.config.directory_ledger.PATIENCE", patience)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
             database.execute("BEGIN EXCLUSIVE")
             yield
@@ -515,6 +530,8 @@ def test_a_disk_that_hangs_takes_some_threads_and_keeps_no_process_from_its_end(
         async def main():
             store = directory.DirectoryStore(sys.argv[1], create=True)
             await store.heads()
+            while threading.active_count() > 1:
+                await asyncio.sleep(0.01)
             tries = [asyncio.ensure_future(store.acknowledge([])) for _ in range(100)]
             await asyncio.wait(tries, timeout=0.05)
             print(threading.active_count() - 1)
@@ -525,6 +542,17 @@ def test_a_disk_that_hangs_takes_some_threads_and_keeps_no_process_from_its_end(
     command = [sys.executable, "-c", program, str(place)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout) == (0, f"{THREADS}\n"), result.stderr
+
+
+def test_servers_wait_longer_for_the_ledger_than_who_publishes(store: DirectoryStore, place: Path) -> None:
+    told = report()
+    with held(place / "ledger.sqlite", patience=60.0):
+        reporting = threading.Thread(target=store._note, args=([told],))
+        reporting.start()
+        store.write([publishing(None, "chat")])
+        assert reporting.is_alive()
+    reporting.join()
+    assert store._read(Ledger.reports, "game") == [told]
 
 
 def test_an_event_that_waits_and_that_no_head_has_reached_does_not_count(store: DirectoryStore, place: Path) -> None:

@@ -451,6 +451,23 @@ def test_an_own_value_that_fails_when_it_is_first_used_is_told_when_the_server_s
         new.start()
 
 
+async def test_a_program_that_has_given_up_its_source_runs_with_its_own_value(away: Sources) -> None:  # noqa: F811
+    old = Slots([hotfd.Config("arena", Rules, source="fake:")])
+    away.shelf.publish("arena", size=1)
+    away.shelf.stage(old)
+    held = old.begin("a")
+    one = Configuration([hotfd.Config("arena", Rules, source="", initial=Rules(7))], "play")
+    luggage = Luggage(one.slots)
+    luggage.unpack(carry(old, [held]))
+    try:
+        await one.start(2, FUSE)
+        assert luggage.behind() == {}
+        assert one.slots.begin("b").value == Rules(7)
+        assert luggage.snapshot(held.serial).value == Rules(1)
+    finally:
+        await one.aclose()
+
+
 async def test_what_is_handed_over_is_checked_in_a_thread(shelf: Shelf) -> None:
     threads: list[threading.Thread] = []
     old = Slots([hotfd.Config("arena", Rules, source="fake:")])

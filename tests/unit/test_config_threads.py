@@ -93,3 +93,18 @@ async def test_a_function_that_raises_leaves_its_crew_a_thread() -> None:
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             await crew.run(divmod, 1, 0)
+
+
+@on_each_loop
+async def test_a_thread_that_the_system_does_not_give_is_not_lost_to_its_crew(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = Crew(1)
+
+    def refuse(thread: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="new thread"):
+                await asyncio.wait_for(crew.run(pow, 2, 2), FUSE)
+    assert await asyncio.wait_for(crew.run(pow, 2, 3), FUSE) == 8

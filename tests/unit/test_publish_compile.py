@@ -31,9 +31,10 @@ def no_script(script, current):
 
 
 def test_a_directory_with_a_known_file_is_a_module():
-    assert compiling.is_module([entry("README"), entry("config.yml")])
-    assert compiling.is_module([entry("zones/eu.json")])
-    assert not compiling.is_module([entry("README"), entry("x/config.toml"), entry("config.ini")])
+    assert compiling.is_module("m", [entry("README"), entry("config.yml")])
+    assert compiling.is_module("m", [entry("zones/eu.json")])
+    assert not compiling.is_module(".circleci", [entry("config.yml")])
+    assert not compiling.is_module("m", [entry("README"), entry("x/config.toml"), entry("config.ini")])
 
 
 def test_files_that_are_not_known_are_not_even_read():
@@ -133,3 +134,15 @@ def test_without_what_checks_it_is_said_that_nothing_was_checked(monkeypatch):
     notes = []
     assert check(RELEASE, {"s1": schema()}, notes.append) == RELEASE
     assert "not checked" in notes[0]
+
+
+def test_a_path_that_leads_out_of_the_module_is_refused():
+    paths = ["../../etc/cron.d/x", "a//b", "a/../../b", "./x"]
+    found = faults_of(entry("instruction", executable=True), *(entry(path) for path in paths))
+    assert found == [f"match/{path}: no path that a file can have" for path in paths]
+
+
+def test_what_stands_in_the_place_of_the_zones_is_not_passed_over():
+    assert faults_of(entry("config.toml"), entry("zones", kind="link")) == [
+        "match/zones: a directory, and not a link"
+    ]

@@ -1,6 +1,8 @@
 """Scripts run limited, and nothing of them is left, whatever they do."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -9,10 +11,11 @@ import pytest
 
 from hotfd.errors import ConfigError
 from hotfd.publish import script as scripting
-from hotfd.publish import warden
+from hotfd.publish import warden, workroom
 from hotfd.publish.compile import Script
 from hotfd.publish.programs import Deadline
 from hotfd.publish.script import Scripts
+from tests.integration.harness import becomes
 
 SECRET = "hotfd-test-secret"
 
@@ -189,3 +192,57 @@ def test_a_script_has_no_more_time_than_who_publishes(run):
     with pytest.raises(ConfigError, match="not done after"):
         run("#!/bin/sh\nsleep 300", seconds=0.2)
     assert time.monotonic() - before < 60
+
+
+def test_a_script_and_its_directory_go_with_who_publishes(room):
+    child = os.fork()
+    if child == 0:
+        try:
+            Scripts(True, Deadline(), print)(Script("m", {"instruction": b"#!/bin/sh\nsleep 300\n"}, {"instruction"}), {})
+        finally:
+            os._exit(1)
+    becomes(lambda: b"sleep" in b"".join(command for _, command in processes_below(room)), True)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    becomes(lambda: (processes_below(room), os.listdir(room)), ([], []))
+
+
+def test_a_warden_whose_publisher_is_gone_starts_nothing(room):
+    place = room / "place"
+    place.mkdir()
+    (place / "instruction").write_text(f"#!/bin/sh\ntouch {room}/was-run\n")
+    (place / "instruction").chmod(0o755)
+    notes, end = os.pipe()
+    try:
+        # Its parent is another process than it was told.
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", "hotfd.publish.warden", str(end), "5", str(os.getuid()), "1", place / "instruction"],
+            pass_fds=(end,),
+        )  # fmt: skip
+    finally:
+        os.close(notes)
+        os.close(end)
+    assert done.returncode == warden.FAILED
+    assert os.listdir(room) == []
+
+
+def test_files_are_given_away_only_when_all_are_there_and_the_outermost_directory_last(room, monkeypatch):
+    given = []
+
+    def chown(path, user, group, *, follow_symlinks):
+        assert (room / "a" / "b" / "c").read_text() == "data"
+        assert (user, group, follow_symlinks) == (12345, 12345, False)
+        given.append(os.path.relpath(path, room))
+
+    monkeypatch.setattr(os, "chown", chown)
+    workroom.lay_out(str(room), {"instruction": b"#!", "a/b/c": b"data"}, {"instruction"}, 12345)
+    assert given == ["a/b/c", "a/b", "a", "instruction", "."]
+
+
+def test_root_changes_no_mode_by_a_path_in_somebody_elses_directory(room, monkeypatch):
+    place = room / "place"
+    (place / "deep").mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chmod", None)
+    assert workroom.remove(str(place))
+    assert workroom.remove(str(place)), "that it is gone already is no failure"

@@ -1,5 +1,6 @@
 """The spool: what is committed and not published is never lost, and never piles up."""
 
+import logging
 import os
 import stat
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 
 from hotfd.publish.spool import MAX_REFUSAL, NAME, Spool
+from hotfd.publish.worker import _Log
 
 
 @pytest.fixture
@@ -95,3 +97,21 @@ def test_a_write_that_fails_leaves_what_was_there(spool, monkeypatch):
         spool.add(rewritten=False, by="bob")
     assert spool.pending() == entry
     assert sorted(os.listdir(spool.directory)) == ["lock", "pending"]
+
+
+def test_who_shares_the_repository_can_write_the_log_also_after_it_has_begun_anew(tmp_path):
+    tmp_path.chmod(0o2775)
+    spool = Spool(str(tmp_path))
+    before = os.umask(0o077)
+    try:
+        os.close(spool.open_log())
+        assert stat.S_IMODE(os.stat(spool.path("log")).st_mode) == 0o660
+        handler = _Log(spool)
+        handler.doRollover()
+        handler.emit(logging.makeLogRecord({"msg": "anew"}))
+        handler.close()
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(os.stat(spool.path(name)).st_mode) for name in ("log", "log.1")] == [0o660, 0o660]
+    with open(spool.path("log")) as log:
+        assert log.read() == "anew\n"

@@ -116,17 +116,17 @@ async def test_a_module_without_a_release_is_said_to_have_none() -> None:
         assert await follower.heads() == {}
 
 
-async def test_nothing_is_said_of_a_module_before_one_of_its_servers_has_spoken_of_it() -> None:
+async def test_nothing_is_said_of_the_heads_at_first_before_each_module_was_spoken_of() -> None:
     async with (
         Fake().running() as one,
         Fake().running() as two,
-        following(one, two, modules=("arena", "chat")) as follower,
+        following_url(f"hotfd://{one.address},{two.address}", 3600.0, ("arena", "chat")) as follower,
     ):
         first, second = await one.visit(), await two.visit()
-        second.say(push.Welcome("two", ("chat",), FUSE), push.Digest((), ("chat",)))
         first.welcome("one", head("arena"))
-        assert await follower.heads() == {"arena": head("arena")}
-        assert follower.source.silent == {"chat"}
+        first.say(push.Addresses({}))
+        second.say(push.Welcome("two", ("chat",), FUSE), push.Digest((), ("chat",)))
+        assert follower.silent
         second.say(push.Digest(()))
         assert await follower.heads() == {"arena": head("arena")}
         assert not follower.source.silent

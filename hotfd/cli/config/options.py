@@ -66,6 +66,11 @@ def _checked_zone(_ctx: click.Context, _param: click.Parameter, value: str | Non
     return value if value is None else _name(value, "zone")
 
 
+def checked_modules(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the values of a repeatable option ``--module``: a callback."""
+    return tuple(_name(value, "module") for value in values)
+
+
 def complete_module(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the modules of the store that begin with what was typed; none when it does not answer at once."""
     import asyncio

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from hotfd.cli.config.options import complete_module, store_option, with_store
+from hotfd.cli.config.options import checked_modules, complete_module, store_option, with_store
 from hotfd.cli.group import FAILED, usage_error
 from hotfd.cli.options import json_option, resolve, seconds, target_options
 from hotfd.cli.output import print_json
@@ -35,6 +35,7 @@ LOOK_AGAIN: Final = 0.5
     "modules",
     multiple=True,
     metavar="MODULE",
+    callback=checked_modules,
     shell_complete=complete_module,
     help="Show this module only; may be given again.",
 )
@@ -81,7 +82,7 @@ def command(
     if store_url is None:
         usage_error("Name the store with --store URL (or HOTFD_CONFIG_STORE), or one server with --pid or --socket.")
     found = with_store(store_url, lambda store: _waited(store, modules, wait))
-    complete = all(survey.complete for survey in found.values())
+    complete = all(_complete(survey, named=bool(modules)) for survey in found.values())
     if as_json:
         print_json({"time": time.time(), "complete": complete, "modules": found})
     elif as_metrics:
@@ -117,9 +118,14 @@ async def _waited(store: Store, modules: Sequence[str], wait: float) -> dict[str
     while True:
         found = await look(store, modules)
         left = deadline - time.monotonic()
-        if left <= 0 or all(survey.complete or _decided(survey) for survey in found.values()):
+        if left <= 0 or all(_complete(one, named=bool(modules)) or _decided(one) for one in found.values()):
             return found
         await asyncio.sleep(min(LOOK_AGAIN, left))
+
+
+def _complete(survey: Survey, *, named: bool) -> bool:
+    """Return whether all is well with a module; of one that was named something must be there: it may be a slip."""
+    return survey.complete and (survey.head is not None or not named)
 
 
 def _decided(survey: Survey) -> bool:

@@ -152,7 +152,9 @@ def _yaml(name: str, text: str) -> Any:
         raise Unreadable([Fault(name, "", f"this is no YAML: {error}")]) from None
     except (ArithmeticError, AttributeError, LookupError, TypeError):
         # What PyYAML raises where a tag says that something is a date, a number or a truth value, and it is none.
-        raise Unreadable([Fault(name, "", "this is no YAML: a date, a number or a truth value cannot be read")]) from None
+        raise Unreadable(
+            [Fault(name, "", "this is no YAML: a date, a number or a truth value cannot be read")]
+        ) from None
 
 
 _PARSERS: Final[dict[str, Callable[[str, str], Any]]] = {

@@ -173,9 +173,7 @@ class Git:
         """Return how one commit stands to another."""
         if old == new:
             return "same"
-        if _REVISION.fullmatch(old) and not self.git(
-            "cat-file", "-e", f"{old}^{{commit}}", statuses=(0, 1, 128)
-        )[0]:
+        if _REVISION.fullmatch(old) and not self.git("cat-file", "-e", f"{old}^{{commit}}", statuses=(0, 1, 128))[0]:
             if not self.git("merge-base", "--is-ancestor", old, new, statuses=(0, 1))[0]:
                 return "older"
             if not self.git("merge-base", "--is-ancestor", new, old, statuses=(0, 1))[0]:

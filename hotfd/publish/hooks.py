@@ -152,7 +152,8 @@ class Hook:
     def _pushed(self) -> tuple[str, str] | None:
         """Return the old and the new commit of the branch, as git tells on standard input, or None."""
         wanted, found = f"refs/heads/{self._settings.branch}", None
-        while line := sys.stdin.buffer.readline(MAX_LINE):  # all: there is a line for each branch and tag that is pushed
+        # All of them: there is one for each branch and tag that is pushed.
+        while line := sys.stdin.buffer.readline(MAX_LINE):
             words = line.decode(errors="surrogateescape").removesuffix("\n").split(" ", 2)
             if len(words) == 3 and words[2] == wanted:
                 found = words[0], words[1]
@@ -184,7 +185,8 @@ class Hook:
                 self._say(f"  {line}")
             return 1
         except ConfigError as error:
-            hint = f" (or push with --push-option={ACCEPT})" if "--rewritten" in str(error) else ""
+            pushed = rev is not None and "--rewritten" in str(error)
+            hint = f" (or push with --push-option={ACCEPT})" if pushed else ""
             self._say(f"refused; nothing was changed: {error}{hint}")
             return 1
         return 0

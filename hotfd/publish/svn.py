@@ -45,13 +45,14 @@ class Svn:
         self._program = programs.find("svn", "a Subversion repository")
         self._env = programs.environment()
         self._path = path
-        url = self._text("info", "--show-item", "url", self._target(where))
-        self._url = "/".join([url.rstrip("/"), quote(path)]) if path else url.rstrip("/")
+        self._top = self._text("info", "--show-item", "url", self._target(where)).rstrip("/")
+        self._url = "/".join([self._top, quote(path)]) if path else self._top
 
     def newest(self, rev: str | None = None) -> str:
         """Return the name of the newest revision, or of the one that ``rev`` names."""
         if rev is None or rev.upper() == "HEAD":
-            return "r" + self._text("info", "--show-item", "revision", self._target(self._root()))
+            # Of what is surely there: the directory of modules may come later.
+            return "r" + self._text("info", "--show-item", "revision", self._target(self._top))
         number = rev.removeprefix("r")
         known = number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS
         if not known or int(number) > number_of(self.newest()):
@@ -91,13 +92,12 @@ class Svn:
         """Return what is in files, by path."""
         at = number_of(revision)
         below = self._below(module)
-        return {entry.path: self._svn("cat", self._target(f"{below}/{quote(entry.path)}", at))[1] for entry in entries}
+        return {entry.path: self._svn("cat", self._target(f"{below}/{quote(entry.path)}", at)) for entry in entries}
 
     def commit(self, revision: str) -> Commit:
         """Return who made a revision, when, and the first line of the message."""
         at = str(number_of(revision))
-        _, said = self._svn("log", "--xml", "-r", at, self._target(self._root()))
-        entry = _parsed(said).find("logentry")
+        entry = _parsed(self._svn("log", "--xml", "-r", at, self._target(self._top))).find("logentry")
         if entry is None:
             raise ConfigError(f"{self.where}: nothing is known of revision {revision}")
         message = (entry.findtext("msg") or "").strip()
@@ -131,9 +131,6 @@ class Svn:
             return "older"
         return "newer" if number_of(old) <= number_of(Svn.newest(self)) else "unrelated"
 
-    def _root(self) -> str:
-        return self._url
-
     def _below(self, module: str | None) -> str:
         return f"{self._url}/{quote(module)}" if module else self._url
 
@@ -142,11 +139,12 @@ class Svn:
         # What follows the last @ is a peg revision, also when it is empty.
         return f"{where}@{at if at is not None else ''}"
 
-    def _svn(self, *arguments: str) -> tuple[int, bytes]:
+    def _run(self, *arguments: str) -> bytes:
+        return programs.run(arguments, self.deadline, limit=CALL_LIMIT, env=self._env)[1]
+
+    def _svn(self, *arguments: str) -> bytes:
         try:
-            return programs.run(
-                [self._program, "--non-interactive", *arguments], self.deadline, limit=CALL_LIMIT, env=self._env
-            )
+            return self._run(self._program, "--non-interactive", *arguments)
         except programs.TooLate:
             raise
         except ConfigError as error:
@@ -154,11 +152,11 @@ class Svn:
             raise ConfigError(f"{self.where}: {programs.essence(error, 'svn: E', *ABSENT)}") from None
 
     def _text(self, *arguments: str) -> str:
-        return self._svn(*arguments)[1].decode(errors="replace").strip()
+        return self._svn(*arguments).decode(errors="replace").strip()
 
     def _xml_if_there(self, *arguments: str) -> ET.Element | None:
         try:
-            return _parsed(self._svn(*arguments)[1])
+            return _parsed(self._svn(*arguments))
         except programs.TooLate:
             raise
         except ConfigError as error:
@@ -183,7 +181,7 @@ class SvnTransaction(Svn):
         self._transaction = transaction
         self._look = programs.find("svnlook", "a hook of Subversion")
         # Looked up once each: every question is a process, and who commits waits.
-        self._base = super().newest()
+        self._base = "r" + self._run(self._look, "youngest", directory).decode().strip()
         self._entries: dict[str, tuple[Entry, ...]] = {}
         self._changed = self._modules_changed()
 
@@ -204,16 +202,7 @@ class SvnTransaction(Svn):
         return found
 
     def _listed(self, module: str) -> tuple[Entry, ...]:
-        where = "/".join(part for part in (self._path, module) if part)
-        try:
-            names = self._looked("tree", where, "--full-paths").splitlines()
-        except programs.TooLate:
-            raise
-        except ConfigError as error:
-            if any(code in str(error) for code in ABSENT):
-                return ()  # the transaction removes it
-            raise
-        names = [name.removeprefix("/") for name in names]
+        names = self._named("/".join(part for part in (self._path, module) if part))
         if len(names) > MAX_ENTRIES:
             raise ConfigError(f"{self.where}: module {module!r} has more than {MAX_ENTRIES} files")
         return tuple(self._entry(name) for name in sorted(names) if not name.endswith("/"))
@@ -248,8 +237,23 @@ class SvnTransaction(Svn):
             return "same"
         return "older" if is_revision(old) and number_of(old) <= number_of(self._base) else "unrelated"
 
+    def _named(self, where: str, *flags: str) -> list[str]:
+        """Return what is in a directory, by its path; nothing if the transaction removes it."""
+        try:
+            names = self._looked("tree", where, "--full-paths", *flags).splitlines()
+        except programs.TooLate:
+            raise
+        except ConfigError as error:
+            if any(code in str(error) for code in ABSENT):
+                return []
+            raise
+        return [name.removeprefix("/") for name in names]
+
     def _modules_changed(self) -> list[str]:
-        changed = (line[4:] for line in self._looked("changed").splitlines())
+        changed = [line[4:] for line in self._looked("changed").splitlines()]
+        if any(name.endswith("/") and f"{self._path}/".startswith(name) for name in changed):
+            # The directory of modules, or one above it, is new, perhaps a copy: then what is in it is not named.
+            changed += self._named(self._path, "--non-recursive")
         places = (split(f"{name}." if name.endswith("/") else name, self._path) for name in changed)
         return sorted({place[0] for place in places if place is not None})
 
@@ -264,12 +268,7 @@ class SvnTransaction(Svn):
     def _raw(self, command: str, path: str | None = None, *flags: str) -> bytes:
         # With a slash before it, no path is taken for an option.
         where = [] if path is None else [f"/{path}"]
-        return programs.run(
-            [self._look, command, *flags, "-t", self._transaction, self._directory, *where],
-            self.deadline,
-            limit=CALL_LIMIT,
-            env=self._env,
-        )[1]
+        return self._run(self._look, command, *flags, "-t", self._transaction, self._directory, *where)
 
     def _looked(self, command: str, path: str | None = None, *flags: str) -> str:
         return self._raw(command, path, *flags).decode(errors="replace")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hotfd import log
 from hotfd.errors import ChannelError, StateError
+from hotfd.faults import Point, reach
 from hotfd.server.moving import PROCESS
 from hotfd.server.snapshot import Readers, States, UnreadableRelease, decode_states
 from hotfd.state import decode_any
@@ -52,6 +53,7 @@ class Custody:
         Returns:
             the sessions that can be served, and those that cannot, of which everything is closed.
         """
+        reach(Point.NEW_PART)
         if part.offer in self._spoiled:
             return [], []
         try:

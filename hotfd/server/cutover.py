@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
+from hotfd.faults import Point, reach
 from hotfd.report import Pause, Report
 from hotfd.server.collector import CollectorPause
 from hotfd.server.escrow import Newcomer
@@ -237,9 +238,11 @@ class Cutover:
             f"the new process did not become ready within {options.deadline:g} s; see its log, or raise --deadline",
         )
         await self.until(lambda: self._hello is not None, deadline, late)
+        reach(Point.OLD_HELLO)
         self._check_hello()
         self._enter("ready")
         await self.until(lambda: self._machine.phase is Phase.MOVING, deadline, late)
+        reach(Point.OLD_READY)
 
     def _check_hello(self) -> None:
         hello = self._hello
@@ -303,6 +306,7 @@ class Cutover:
         """
         if self.identity.freezer is not None:
             await self.identity.freezer.freeze(self.options.deadline)
+            reach(Point.OLD_FROZEN)
             self.raise_failure()
 
     async def thaw(self) -> None:
@@ -340,6 +344,7 @@ class Cutover:
         """Give the new process the listening sockets; from here on it accepts, and not this one."""
         assert self._successor is not None
         self._send_newer_releases()
+        reach(Point.OLD_TOUCH_MAP)
         self._touch, fd = TouchMap.create()
         named = [*self.engine.listeners.items(), *self.engine.carried.items()]
         sockets = [listener.sock.fileno() for _, listener in named]
@@ -348,7 +353,9 @@ class Cutover:
             for (name, listener), cookie in zip(named, _core.cookies(sockets), strict=True)
         ]
         self.engine.stop_accepting()
+        reach(Point.OLD_LISTENERS)
         self._successor.channel.send(m.Listeners(entries, hold), [fd, *sockets], owned=[fd])
+        reach(Point.OLD_LISTENED)
 
     # -- what sessions tell (Mover) --------------------------------------------------------------------
 
@@ -400,6 +407,7 @@ class Cutover:
             case m.Failed(code=code, detail=detail):
                 self._fail(HandoffRefused(code, detail))
             case m.Settled():
+                reach(Point.OLD_SETTLED)
                 self._pause = Pause(message.pause_p50, message.pause_p99, message.pause_max)
                 self.engine.rooms.directory.replaced()
             case m.Accept() if moving is not None and self._failure is None:
@@ -413,6 +421,7 @@ class Cutover:
                 for cookie in cookies:
                     moving.escrow.drop(cookie)
             case m.Newcomer() if moving is not None and len(arrival.descriptors) == 1:
+                reach(Point.OLD_NEWCOMER)
                 newcomer = Newcomer(arrival.descriptors.pop(), message.slot, message.listener)
                 moving.escrow.hold_newcomer(message.cookie, newcomer)
 
@@ -446,7 +455,9 @@ class Cutover:
     async def _prove(self) -> None:
         """Let the new process prove itself while the escrow is kept."""
         assert self._successor is not None
+        reach(Point.OLD_FINISH)
         self._successor.channel.send(self._machine.finish(self.options.probation))
+        reach(Point.OLD_PROBATION)
         self._enter("probation")  # who reads that may rely on it: the new process has been offered everything
         late = HandoffRefused("new-hung", "the new process did not settle after its probation")
         deadline = asyncio.get_running_loop().time() + self.options.probation + self.options.answer_limit
@@ -454,12 +465,14 @@ class Cutover:
 
     def _completed(self) -> Report:
         assert self._moving is not None
+        reach(Point.OLD_COMPLETED)
         self.engine.close_listeners(unlink=False)
         tally = self._moving.tally
         return self.journal.close(_outcome(tally), tally, new_pid=self.new_pid, reason=None, pause=self._pause)
 
     async def _roll_back(self, refusal: HandoffRefused) -> Report:
         """Undo everything: the old process serves on, and the operator gets the reason."""
+        reach(Point.OLD_ROLL_BACK)
         self.catch_up()
         if self._machine.phase is Phase.SETTLED:
             return self._completed()

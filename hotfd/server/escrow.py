@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hotfd.faults import Point, reach
 from hotfd.transfer.channel import close_all
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Escrow:
 
     def drop(self, cookie: int) -> None:
         """The connection is over: close the copy. Unknown cookies say nothing."""
+        reach(Point.OLD_ENDED)
         newcomer = self._newcomers.pop(cookie, None)
         if newcomer is not None:
             os.close(newcomer.fd)

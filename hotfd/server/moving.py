@@ -24,6 +24,7 @@ import msgspec
 
 from hotfd import _core, log
 from hotfd.errors import HandoffRefused, StateError, StateTooNew
+from hotfd.faults import Point, reach
 from hotfd.server.escrow import Escrow
 from hotfd.server.gate import Gate
 from hotfd.server.outcome import Tally
@@ -227,10 +228,13 @@ class Moving:
             if session_or_none is not None:
                 self._by_session[session_or_none] = item
         try:
+            reach(Point.OLD_OFFER)
             self._announce({bundle.record.kind for _, bundle in bundles})
             self._send_releases({session.release for session, _ in bundles if session is not None and session.release})
             for part in pack(offer, first, [bundle for _, bundle in bundles], process):
+                reach(Point.OLD_PART)
                 self._channel.send(part.message, [part.memfd, *part.descriptors], owned=[part.memfd])
+            reach(Point.OLD_OFFERED)
             for _, bundle in bundles:  # while the new process reads the offer: nobody waits for this
                 self.witness.note(bundle)
         except OSError as error:
@@ -267,6 +271,7 @@ class Moving:
             while left:
                 session = left[0]
                 session.fence()
+                reach(Point.OLD_FENCED)
                 try:
                     bundles.append((session, self._captured(session, first + len(bundles))))
                     left.popleft()
@@ -302,6 +307,7 @@ class Moving:
 
         A session that is not any more as it was written down is taken back, and offered anew.
         """
+        reach(Point.OLD_ACCEPTED)
         items = [self._items[id] for id in ids]
         if self._hold_commits:
             for item in items:
@@ -363,6 +369,7 @@ class Moving:
         if item.unwound or item.wire_id not in self._items:
             return
         item.unwound = True
+        reach(Point.OLD_UNWOUND)
         if not self._committing and not self._hold_commits:
             self._loop.call_soon(self._commit_some)
         self._committing.append(item)
@@ -385,8 +392,10 @@ class Moving:
     def _commit(self, items: list[Item]) -> None:
         if not items:
             return
+        reach(Point.OLD_COMMIT)
         for message in self._machine.commit(item.wire_id for item in items):
             self._channel.send(message)
+        reach(Point.OLD_COMMITTED)
         for item in items:
             del self._items[item.wire_id]
             session = item.session
@@ -397,11 +406,13 @@ class Moving:
                 self.engine.release(session)
                 self.tally.count("moved", len(item.bundle.connections))
             self.escrow.hold(item.wire_id, item.bundle)
+            reach(Point.OLD_ESCROWED)
             self.committed += 1
         self._on_change()
 
     def refused(self, refusals: Iterable[m.Refusal]) -> None:
         """The new process cannot serve these: they go on here."""
+        reach(Point.OLD_REFUSED)
         for refusal in refusals:
             item = self._items.pop(refusal.id)
             if self.first_refusal is None or self.first_refusal.code == CONFIG:
@@ -422,6 +433,7 @@ class Moving:
 
     def _revoke(self, items: list[Item], *, then_want: bool) -> asyncio.Task[None]:
         """Take items back that are in the book; return a task that ends when they go on."""
+        reach(Point.OLD_REVOKE)
         # One that the new process has refused needs no revocation, only to go on.
         live = [item.wire_id for item in items if self._machine.sessions[item.wire_id] in OPEN]
         for item in items:
@@ -446,6 +458,7 @@ class Moving:
         if not await self._channel.flushed() or not heard:
             self._on_change()
             return
+        reach(Point.OLD_REVOKED)
         for item in items:
             if self._revoking.pop(item.wire_id, None) is not None:
                 session = self._go_on(item)
@@ -505,10 +518,12 @@ class Moving:
                 msgspec.structs.replace(record, undelivered=b"", unsent=b"", merged=None)
                 for record in bundle.connections
             ]
+        reach(Point.OLD_RESTORE)
         states = decode_states(bundle, read)
         self.engine.adopt([restore(bundle, states, self.engine.framing, self.engine)])
         self._uncount(bundle)
         self.tally.count("returned", len(bundle.connections), reason)
+        reach(Point.OLD_RESTORED)
 
     def close_committed(self, wire_id: int) -> None:
         """End a committed session that was touched and whose process is dead: reset its connections.
@@ -517,6 +532,7 @@ class Moving:
         """
         bundle = self.escrow.take(wire_id)
         if bundle.connections:
+            reach(Point.OLD_RESET)
             for fd in bundle.descriptors:
                 reset(fd)
             for record in bundle.connections:
@@ -531,6 +547,7 @@ class Moving:
 
     def close(self) -> None:
         """Forget the book; nothing of it is open any more but the escrow, which is closed here."""
+        reach(Point.OLD_PARTED)
         self.gate.close()
         for task in self._background:
             task.cancel()

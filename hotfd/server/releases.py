@@ -9,6 +9,7 @@ from hotfd import _core
 from hotfd.config.carry import MAX_CARRIED, Luggage, carry
 from hotfd.config.slots import Slots
 from hotfd.errors import ChannelError, ConfigError, HandoffRefused
+from hotfd.faults import Point, reach
 from hotfd.wire import messages as m
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def send_releases(channel: Channel, slots: Slots, held: Iterable[Snapshot]) -> N
         BufferError: the new process reads nothing.
         HandoffRefused: it is more than the new process takes.
     """
+    reach(Point.OLD_RELEASES)
     carried = carry(slots, held)
     if len(carried) > MAX_CARRIED:
         raise HandoffRefused(
@@ -80,6 +82,7 @@ class Arriving:
             ChannelError: it did not arrive, is damaged, or was not announced.
             OSError, ValueError: what came holds no releases.
         """
+        reach(Point.NEW_RELEASES)
         if self.luggage is None:
             raise ChannelError("releases that nobody has announced")
         if not arrival.descriptors:

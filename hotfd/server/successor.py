@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
+from hotfd.faults import Point, reach
 from hotfd.transfer.channel import Arrival, Channel
 from hotfd.transfer.process import ProcessWatch, spawn
 from hotfd.wire import messages as m
@@ -72,6 +73,7 @@ class Successor:
             HandoffRefused: it cannot be started.
         """
         try:
+            reach(Point.OLD_SPAWN)
             self._child = spawn(launch.command, launch.cwd, launch.environment, self._theirs)
         finally:
             os.close(self._theirs)
@@ -147,6 +149,7 @@ class Successor:
                 self.channel.send(m.Abort(code[: m.MAX_TEXT], detail[: m.MAX_TEXT]))
             with suppress(TimeoutError):
                 await self._all_dead(LEAVE_LIMIT)
+        reach(Point.OLD_END)
         self.kill()
         try:
             await self._all_dead(KILL_LIMIT)
@@ -155,6 +158,7 @@ class Successor:
             return False
         self.channel.drain()
         self.channel.close()  # whatever was not taken never will be; who waits for it learns that now
+        reach(Point.OLD_KILLED)
         return True
 
     def kill(self) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hotfd import log
 from hotfd.errors import StateError
+from hotfd.faults import Point, reach
 from hotfd.server.moving import Moving, reset
 from hotfd.server.snapshot import Readers
 from hotfd.server.witness import used
@@ -88,6 +89,7 @@ def take_back(engine: Engine, machine: Sender, moving: Moving, touch: TouchMap |
         unit: what is touched as one.
     """
     verdicts = _Verdicts(machine, moving, touch, unit)
+    reach(Point.OLD_VERDICT)
     result = machine.take_back(verdicts.lost)
     moving.resume_uncommitted()
     read = Readers.of(engine)
@@ -104,10 +106,12 @@ def take_back(engine: Engine, machine: Sender, moving: Moving, touch: TouchMap |
         moving.close_committed(id)
     for newcomer in moving.escrow.take_newcomers():
         _take_newcomer(engine, moving, newcomer, lost=verdicts.newcomer_lost(newcomer))
+    reach(Point.OLD_TAKEN_BACK)
 
 
 def _take_newcomer(engine: Engine, moving: Moving, newcomer: Newcomer, *, lost: bool) -> None:
     """A connection that the new process had accepted: fresh, unless it was touched."""
+    reach(Point.OLD_NEWCOMER_BACK)
     if lost:
         moving.tally.lose(_name(newcomer), 1)
         reset(newcomer.fd)

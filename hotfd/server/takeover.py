@@ -23,6 +23,7 @@ import msgspec
 from hotfd import _core, log
 from hotfd._version import __version__
 from hotfd.errors import ChannelError, ConfigError, HandoffRefused
+from hotfd.faults import Point, reach
 from hotfd.report import Counts, Pause, Report
 from hotfd.server.collector import CollectorPause
 from hotfd.server.custody import Custody
@@ -178,6 +179,7 @@ class Takeover:
         Raises:
             HandoffRefused: nobody hands over, or in a protocol that this version does not speak.
         """
+        reach(Point.NEW_BEGIN)
         setup, codec = await self._hear(), self._engine.codec
         told: dict[str, Any] = {}
         if setup.process_schema and self._import_state is None:
@@ -192,6 +194,7 @@ class Takeover:
         spec = self._engine.framing.spec()
         if self.done.done():
             return  # the old process has died meanwhile
+        reach(Point.NEW_HELLO)
         self._say_hello(
             m.Hello(
                 protocol=m.PROTOCOL,
@@ -261,7 +264,9 @@ class Takeover:
         if problem is not None:
             raise await self.fail("unhealthy", problem)
         if not self.done.done() and self._machine.phase is Phase.PREPARING:
+            reach(Point.NEW_READY)
             self._channel.send(self._machine.ready())
+            reach(Point.NEW_PREPARED)
 
     async def fail(self, code: str, detail: str) -> HandoffRefused:
         """Tell the old process why this one gives up.
@@ -325,6 +330,7 @@ class Takeover:
         """The sender of Setup is the old process; its death is known from its pidfd."""
         if not isinstance(arrival.message, m.Setup):
             return  # the machine refuses it
+        reach(Point.NEW_SETUP)
         self._channel.peer = arrival.pid
         pidfd, arrival.pidfd = arrival.pidfd, -1
         if pidfd < 0:  # a kernel before 6.5
@@ -354,6 +360,7 @@ class Takeover:
             case m.Commit():
                 self._own(ids)
             case m.Revoke():
+                reach(Point.NEW_REVOKE)
                 if self._custody is not None:
                     self._custody.drop(ids)
             case m.Finish(probation=probation):
@@ -381,6 +388,7 @@ class Takeover:
 
     def _take_listeners(self, message: m.Listeners, arrival: Arrival) -> None:
         """Take the touch map and the listening sockets, which are matched by cookie."""
+        reach(Point.NEW_LISTENERS)
         descriptors = arrival.descriptors
         if arrival.truncated or len(descriptors) != len(message.entries) + 1:
             self._start(self._fail_and_leave("descriptor-limit", "the listening sockets did not arrive"))
@@ -407,6 +415,7 @@ class Takeover:
                 sock.close()
         if self._remainder:
             return
+        reach(Point.NEW_LISTENED)
         self._hold = self._one_unit = message.hold
         self._collector.begin()
         self._engine.on_newcomer = self._newcomer
@@ -420,13 +429,16 @@ class Takeover:
         if self._custody is None:
             raise ChannelError("an offer of what this process cannot read")
         good, refusals = self._custody.add(part, arrival, complete)
+        reach(Point.NEW_DECODED)
         for message in (*self._machine.refuse(refusals), *self._machine.accept(good)):
             self._channel.send(message)
+        reach(Point.NEW_ANSWERED)
 
     # -- owning --------------------------------------------------------------------------------------
 
     def _own(self, ids: list[int]) -> None:
         """These sessions are this process's: adopt them."""
+        reach(Point.NEW_COMMIT)
         sessions, now = [], monotonic_ns()
         for id, bundle, states in self._custody.take(ids) if self._custody is not None else ():
             if bundle.record.id == PROCESS:
@@ -436,11 +448,13 @@ class Takeover:
             if touch is not None and self._touch is not None and self._one_unit and len(session.connections) == 1:
                 session.connections[0]._expect_rest(partial(self._touch.rest, id), touch)
             sessions.append(session)
+            reach(Point.NEW_RESTORED)
             self._pauses_ms += [(now - record.fenced_ns) / 1e6 for record in bundle.connections]
         self._sessions += len(sessions)
         if self._remainder:
             self._taken += [connection for session in sessions for connection in session.connections]
         self._engine.adopt(sessions)
+        reach(Point.NEW_ADOPTED)
         if self._hold:
             self._hold = False
             self._engine.start_accepting()
@@ -453,6 +467,7 @@ class Takeover:
     def _newcomer(self, connection: Connection[Any]) -> Callable[[], None] | None:
         """Give the old process a copy of a connection before it is read."""
         assert self._touch is not None
+        reach(Point.NEW_NEWCOMER)
         slot = NEWCOMERS + self._newcomers
         self._newcomers += 1
         message = m.Newcomer(cookie_of(connection), slot, connection.listener)
@@ -464,6 +479,7 @@ class Takeover:
         return partial(self._touch.mark, slot)
 
     def _ended(self, cookie: int) -> None:
+        reach(Point.NEW_ENDED)
         try:
             self._channel.send(m.Ended([cookie]))
         except BufferError:
@@ -471,6 +487,7 @@ class Takeover:
 
     async def _prove(self, probation: float) -> None:
         """Be healthy until the probation is over, then settle."""
+        reach(Point.NEW_FINISH)
         end = asyncio.get_running_loop().time() + probation
         while True:
             problem = await self._unhealthy()
@@ -482,9 +499,11 @@ class Takeover:
                 break
             await asyncio.sleep(min(left, HEALTH_INTERVAL))
         if self._machine.phase is Phase.PROBATION:
+            reach(Point.NEW_SETTLE)
             self._channel.send(self._machine.settle(*percentiles(self._pauses_ms)))
             # Until the kernel has the message, the old process may still take untouched sessions back.
             if await self._channel.flushed() and not self.done.done():
+                reach(Point.NEW_SETTLED)
                 self._unhook()
                 self._settled()
 
@@ -515,6 +534,7 @@ class Takeover:
 
     def _orphaned(self) -> None:
         """The old process is certainly dead: read what it said to the end, and own what it offered."""
+        reach(Point.NEW_ORPHANED)
         if self._old is not None:
             self._old.close()
         if self._setup is not None:
@@ -525,6 +545,7 @@ class Takeover:
         self._unlink()
 
     def _inherit(self) -> None:
+        reach(Point.NEW_INHERIT)
         self._unhook()
         self._cut_short = self._machine.phase is Phase.MOVING
         ids = self._machine.orphaned()
@@ -541,6 +562,7 @@ class Takeover:
         """Serve nothing of the old process's any more, and let go of it without a trace."""
         if self.done.done():
             return
+        reach(Point.NEW_LEAVE)
         if self._remainder:
             self._unhook()  # this process serves on, with what it owns already
         else:

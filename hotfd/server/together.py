@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hotfd.errors import HandoffRefused
+from hotfd.faults import Point, reach
 from hotfd.server.gate import GATE_BACKOFF, GATE_LIMIT
 from hotfd.server.moving import Moving, process_state
 
@@ -51,6 +52,7 @@ async def _offer_all(cutover: Cutover, moving: Moving, sessions: list[Session], 
     await cutover.until(lambda: moving.first_refusal is not None or moving.all_accepted, deadline, late)
     if moving.first_refusal is not None:
         raise HandoffRefused(moving.first_refusal.code, moving.first_refusal.detail)
+    reach(Point.OLD_ALL_ACCEPTED)
     if not moving.unwind_all():
         return False
     await cutover.until(lambda: moving.all_unwound, deadline, late)
@@ -83,11 +85,13 @@ async def _at_rest(cutover: Cutover, moving: Moving, deadline: float) -> tuple[l
     while True:
         sessions = await _close_the_gate(cutover, moving, deadline)
         try:
+            reach(Point.OLD_GATED)
             await cutover.freeze()
             process = await _exported(cutover)
             # An export that waits gives timeouts and sweepers time to end a session, or to wake its handler.
             left = [session for session in sessions if session.connections]
             if moving.gate.all_at_rest(left):
+                reach(Point.OLD_EXPORTED)
                 return left, process
         except BaseException:
             await cutover.thaw()

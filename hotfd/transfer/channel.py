@@ -25,6 +25,7 @@ from typing import Final
 
 from hotfd import _core
 from hotfd.errors import ChannelError
+from hotfd.faults import Point, reach
 from hotfd.wire import messages
 
 RETRY_PAUSE: Final = 0.005
@@ -177,6 +178,7 @@ class Channel:
         while self._queue:
             packet = self._queue[0]
             try:
+                reach(Point.SEND)
                 _core.send_message(self._fd, packet.data, packet.descriptors)
             except BlockingIOError:
                 if not self._writing:
@@ -263,6 +265,7 @@ class Channel:
                 os.close(raw.pidfd)
             self._break(error)
             return False
+        reach(Point.RECEIVE)
         self._on_message(Arrival(message, raw.descriptors, raw.truncated, raw.pid, raw.pidfd))
         return True
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from hotfd import _core
 from hotfd.errors import ChannelError
+from hotfd.faults import Point, reach
 from hotfd.transfer.channel import close_all
 from hotfd.wire import messages, records
 
@@ -69,6 +70,7 @@ def pack(offer: int, first: int, bundles: Sequence[Bundle], process: bytes | Non
             sessions += heads.values()  # sessions without a connection travel in the last part
         part = records.Part(sessions, [record for record, _ in window], process if number == 0 else None)
         message = messages.OfferPart(offer, number, parts, first, len(bundles))
+        reach(Point.OLD_MEMFD)
         memfd = _core.memfd_seal("hotfd-offer", [records.encode_part(part)])
         yield PackedPart(message, memfd, [fd for _, fd in window])
 

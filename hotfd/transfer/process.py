@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hotfd.errors import HandoffRefused
+from hotfd.faults import Point, reach
 from hotfd.systemd import watchdog_interval
 
 CHANNEL_VARIABLE: Final = "HOTFD_CHANNEL"

@@ -17,6 +17,7 @@ import os
 from typing import Final
 
 from hotfd import _core
+from hotfd.faults import Point, reach
 
 TOUCH_SIZE: Final = 1 << 21
 """Bytes of a map: a million sessions that moved and a million that came. Pages appear when written."""
@@ -62,8 +63,10 @@ class TouchMap:
 
     def mark(self, slot: int) -> None:
         """Say that the slot's session is touched."""
+        reach(Point.NEW_TOUCH)
         if slot < self._size:
             self._map[slot] = TOUCHED
+        reach(Point.NEW_TOUCHED)
 
     def rest(self, slot: int) -> None:
         """Say that the slot's session, which is touched, stands at rest."""

@@ -215,19 +215,20 @@ def server(
             wait_gone(pid)
 
 
-def _listening(port: int) -> bool:
-    """Return whether anybody listens on a port, without connecting to it: a server may count its visitors."""
-    with open("/proc/net/tcp", encoding="ascii") as file:
-        return any(
-            fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in map(str.split, file.readlines()[1:])
-        )
+def _listening(port: int, pid: int | str = "self") -> bool:
+    """Return whether anybody listens on a port in a process's network, without connecting: a server may count visitors."""
+    rows: list[str] = []
+    for family in ("tcp", "tcp6"):
+        with suppress(OSError), open(f"/proc/{pid}/net/{family}", encoding="ascii") as file:
+            rows += file.readlines()[1:]
+    return any(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in map(str.split, rows))
 
 
 def _wait_listening(service: Server) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         assert service.process.poll() is None, f"the server ended:\n{service.logged()}"
-        if _listening(service.port):
+        if _listening(service.port, service.process.pid):
             return
         assert time.monotonic() < deadline, f"the server does not listen:\n{service.logged()}"
         select.select([], [], [], 0.02)

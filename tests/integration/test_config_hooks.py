@@ -417,3 +417,16 @@ def test_names_that_look_like_options_are_names(made, store):
     done = repository.try_commit({"match/config.toml": "hp = 1", "--revprop/config.toml": "a = 1"})
     assert (done.status, "'--revprop' is no name of a module" in done.err) == (1, True)
     assert repository.newest() == "r0"
+
+
+@needs_svn
+def test_a_directory_of_modules_that_is_copied_is_checked(made, store):
+    repository = made("svn")
+    repository.commit({"draft/match/config.toml": "hp = = 1", "live/README": "nothing yet"})
+    install(repository, store, "--path", "live/config")
+    url = f"file://{repository.where}"
+    refused = run("svn", "copy", "-m", "live", f"{url}/draft", f"{url}/live/config")
+    assert (refused.status, "match/config.toml:1:6: this is no TOML" in refused.err) == (1, True)
+    repository.commit({"draft/match/config.toml": "hp = 1"})
+    assert run("svn", "copy", "-m", "live", f"{url}/draft", f"{url}/live/config").status == 0
+    becomes(lambda: in_force(store), (1, {"hp": 1}))

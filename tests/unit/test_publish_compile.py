@@ -122,6 +122,9 @@ def test_two_versions_of_the_servers_may_differ_in_what_they_take():
     notes = []
     assert check(RELEASE, {"new": schema(hp=ANYTHING), "old": schema()}, notes.append).schema == "new"
     assert "schema old will refuse this" in notes[0]
+    check(RELEASE, {"new": schema(hp=ANYTHING), "old": schema(hp=NUMBER)}, notes.append)
+    assert "hp in zone eu-1 should be" in notes[1]
+    assert "many" not in notes[1], "a note may get into a log, and values are in no log"
     with pytest.raises(ReleaseRefused):
         check(RELEASE, {"new": schema(), "old": schema(mp=NUMBER)}, notes.append)
 
@@ -143,6 +146,4 @@ def test_a_path_that_leads_out_of_the_module_is_refused():
 
 
 def test_what_stands_in_the_place_of_the_zones_is_not_passed_over():
-    assert faults_of(entry("config.toml"), entry("zones", kind="link")) == [
-        "match/zones: a directory, and not a link"
-    ]
+    assert faults_of(entry("config.toml"), entry("zones", kind="link")) == ["match/zones: a directory, and not a link"]

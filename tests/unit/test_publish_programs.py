@@ -81,3 +81,9 @@ def test_little_of_the_environment_is_passed_on(monkeypatch):
     env = environment({"A": "b"})
     assert (env["HOME"], env["A"], env["LC_ALL"]) == ("/home/ann", "b", "C.UTF-8")
     assert "GIT_DIR" not in env
+
+
+def test_of_a_complaint_that_line_is_shown_that_says_what_is_wrong():
+    error = ConfigError("svn info: svn: warning: cannot set LC_CTYPE locale\nsvn: E170013: Unable to connect\nsvn: E1: x")
+    assert programs.essence(error, "svn: E") == "svn: E170013: Unable to connect"
+    assert programs.essence(error, "fatal: ") == "svn info: svn: warning: cannot set LC_CTYPE locale"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def test_a_script_has_little(run, monkeypatch):
         "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)\n"
         "print(json.dumps({'environment': sorted(os.environ), 'uid': os.getuid(), 'groups': os.getgroups(),\n"
         "  'descriptors': len(os.listdir('/proc/self/fd')), 'privileges': status['NoNewPrivs'].strip(),\n"
+        "  'limits': [resource.getrlimit(getattr(resource, 'RLIMIT_' + name))[0] for name in ('CORE', 'FSIZE', 'NOFILE')],\n"
+        "  'processor': resource.getrlimit(resource.RLIMIT_CPU),\n"
         "  'memory': resource.getrlimit(resource.RLIMIT_AS)[0], 'mode': os.stat('.').st_mode & 0o777,\n"
         "  'interfaces': [name for _, name in socket.if_nameindex()]}))"
     )
@@ -87,6 +90,9 @@ def test_a_script_has_little(run, monkeypatch):
     assert values["descriptors"] == 4, "three streams, and the listing"
     assert values["privileges"] == "1"
     assert values["memory"] == warden.MEMORY
+    assert values["limits"] == [0, warden.FILE_SIZE, warden.DESCRIPTORS]
+    assert values["processor"] == [scripting.TIME_LIMIT + 1, scripting.TIME_LIMIT + 2]
+    assert values["groups"] == [] or os.getuid() != 0
     assert values["mode"] == 0o700
     if not run.notes:  # else it has said that the network could not be taken away
         assert values["interfaces"] == ["lo"]
@@ -194,11 +200,14 @@ def test_a_script_has_no_more_time_than_who_publishes(run):
     assert time.monotonic() - before < 60
 
 
-def test_a_script_and_its_directory_go_with_who_publishes(room):
+def test_a_script_and_its_directory_go_with_who_publishes(room, monkeypatch):
+    monkeypatch.setattr(scripting, "TIME_LIMIT", 600.0)  # so that nothing else ends it
     child = os.fork()
     if child == 0:
         try:
-            Scripts(True, Deadline(), print)(Script("m", {"instruction": b"#!/bin/sh\nsleep 300\n"}, {"instruction"}), {})
+            Scripts(True, Deadline(), print)(
+                Script("m", {"instruction": b"#!/bin/sh\nsleep 600\n"}, {"instruction"}), {}
+            )
         finally:
             os._exit(1)
     becomes(lambda: b"sleep" in b"".join(command for _, command in processes_below(room)), True)
@@ -246,3 +255,27 @@ def test_root_changes_no_mode_by_a_path_in_somebody_elses_directory(room, monkey
     monkeypatch.setattr(os, "chmod", None)
     assert workroom.remove(str(place))
     assert workroom.remove(str(place)), "that it is gone already is no failure"
+
+
+def test_nothing_runs_on_when_the_warden_itself_is_killed(room):
+    if subprocess.run([*warden.NAMESPACES, "/bin/true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("namespaces are not permitted here")
+    said = []
+
+    def publish():
+        try:
+            Scripts(True, Deadline(60.0), print)(
+                Script("m", {"instruction": b"#!/bin/sh\nsleep 600\n"}, {"instruction"}), {}
+            )
+        except ConfigError as error:
+            said.append(str(error))
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    becomes(lambda: b"sleep" in b"".join(command for _, command in processes_below(room)), True)
+    [pid] = [pid for pid, command in processes_below(room) if b"hotfd.publish.warden" in command]
+    os.kill(int(pid), 9)
+    publishing.join()
+    assert len(said) == 1
+    assert "SIGKILL" in said[0]
+    assert (processes_below(room), os.listdir(room)) == ([], [])

@@ -89,7 +89,7 @@ def report(published: Sequence[Published], error: ConfigError | None, *, as_json
         for one in published:
             click.echo(printable(f"{verb} {described(one)}"))
         if not published and error is None:
-            click.echo(f"nothing to be {verb}")
+            click.echo("nothing to be published")
     if isinstance(error, RevisionRefused):
         click.echo(f"hotfd: {printable(error.summary())}", err=True)
         for line in lines:

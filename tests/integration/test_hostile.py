@@ -1,0 +1,135 @@
+"""A new process that lies: the old one goes on, its clients notice nothing, and the operator reads why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration import harness
+from tests.integration.hostile import Deceived
+
+BROKEN = "protocol: the new process broke the handoff protocol: "
+
+BEFORE = {
+    "garbage": ("raw(b'garbage'); hang()", BROKEN),
+    "a packet of another format": ("raw(b'HF\\x02\\0' + m.encode(m.Ready())[4:]); hang()", BROKEN),
+    "a giant packet": ("hear(m.Setup); raw(m.HEADER + bytes(150_000)); hang()", BROKEN),
+    "a giant packet with descriptors": ("raw(m.HEADER + bytes(150_000), *[channel] * 100); hang()", BROKEN),
+    "another protocol": ("hello(protocol=m.PROTOCOL + 1); hang()", "protocol: the new process speaks handoff protocol"),
+    "Ready before Hello": ("say(m.Ready()); hang()", f"{BROKEN}Ready in phase starting"),
+    "Hello twice": ("hello(); say(m.Hello(1, 1, '', {}, 1, 1)); hang()", f"{BROKEN}Hello in phase preparing"),
+    "an answer before an offer": ("hello(); say(m.Accept([0])); hang()", f"{BROKEN}Accept in phase preparing"),
+    "a channel that is closed at once": ("os.close(channel); signal.pause()", "new-hung: "),
+    "a schema that is none": (
+        "hello(unreadable='so', schema={'root': {'a': [1]}, '': 7}, kinds={'x': {'': []}}); hang()",
+        "state-version: so",
+    ),
+    "a schema that is none to write for": (
+        "hello(unreadable='so', schema={'root': {'a': [1]}, '': 7}, kinds={'x': {'': []}}); hang()",
+        "state-",
+    ),
+    "a reason that would drive a terminal": (
+        "say(m.Failed('\\x1b[2J', '\\x1b]0;mine\\x07\\r\\n' + 'x' * 1000)); hang()",
+        "\x1b[2J: \x1b]0;mine\x07\r\n",
+    ),
+    "a descriptor limit of nothing": ("hello(descriptor_limit=0); hang()", "descriptor-limit: the new process may open 0"),
+}
+"""What a liar may say before it is given anything, and the reason that the operator gets."""
+
+
+def test_what_a_new_process_says_wrong_before_it_is_ready_ends_it_and_nothing_else(tmp_path: Path) -> None:
+    with harness.counter(tmp_path) as service, Deceived(tmp_path, service).watched() as deceived:
+        for name, (source, reason) in BEFORE.items():
+            fields = {"deadline": 1.0} if reason.startswith("new-hung") else {}
+            said = deceived.lie(source, allow_downgrade="to write for" in name, **fields)
+            assert said.startswith(reason), f"{name}: {said!r}"
+        log = service.logged()
+        assert log.isascii()
+        assert not any(character < " " and character != "\n" for character in log), "the log drives a terminal"
+
+
+OFFERED = {
+    "a session that was never offered": ("offered(); say(m.Accept([1000])); hang()", f"{BROKEN}an answer to session 1000"),
+    "a session twice in one answer": ("ids, _ = offered(); say(m.Accept(ids[:1] * 2)); hang()", BROKEN),
+    "the same answer twice": ("ids, _ = offered(); say(m.Accept(ids)); say(m.Accept(ids)); hang()", BROKEN),
+    "yes and no": ("ids, _ = offered(); say(m.Accept(ids)); say(m.Refuse([m.Refusal(ids[0], 'x', '')])); hang()", BROKEN),
+    "no and yes": ("ids, _ = offered(); say(m.Refuse([m.Refusal(ids[0], 'x', '')])); say(m.Accept(ids)); hang()", BROKEN),
+    "settled while sessions are offered": ("offered(); say(m.Settled(0, 0, 0)); hang()", f"{BROKEN}Settled in phase moving"),
+    "settled at once": ("proving(); say(m.Settled(0, 0, 0)); hang()", f"{BROKEN}Settled "),
+    "an offer of its own": ("ids, fds = offered(); say(m.OfferPart(0, 0, 1, 0, 1), *fds); hang()", BROKEN),
+    "an order of the old process's": ("ids, _ = offered(); say(m.Commit(ids)); hang()", f"{BROKEN}Commit in phase moving"),
+    "garbage after the commit": ("committed(); raw(b'garbage'); hang()", BROKEN),
+    "descriptors that are sent back": (
+        "ids, fds = offered()\nfor _ in range(50): say(m.Ended([]), *fds)\nsay(m.Accept(ids), *fds); hear(m.Commit)",
+        "new-exited: ",
+    ),
+    "nothing that is read": ("ready(); signal.pause()", "new-hung: "),
+    "endings without end": (
+        "ids, _ = offered()\nfor n in range(5000): say(m.Ended(list(range(n, n + 100))))\nraw(b'')",
+        BROKEN,
+    ),
+    "another process's words": (
+        "ids, _ = offered()\nif os.fork() == 0:\n    say(m.Accept(ids)); os._exit(0)\nhang()",
+        f"{BROKEN}process ",
+    ),
+    "another user's words": (
+        "ids, fds = offered()\nif os.fork() == 0:\n    os.setuid(65534); say(m.Accept(ids), *fds); os._exit(0)\nhang()",
+        f"{BROKEN}process ",
+    ),
+}
+"""What a liar may say when it is offered sessions, and the reason that the operator gets."""
+
+
+def test_what_a_new_process_says_wrong_while_sessions_move_costs_no_client_anything(tmp_path: Path) -> None:
+    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+        for name, (source, reason) in OFFERED.items():
+            said = deceived.lie(source)
+            assert said.startswith(reason), f"{name}: {said!r}"
+        assert "Traceback" not in service.logged()
+
+
+NOT_A_NEWCOMER = {
+    "a pipe": "os.pipe()[0]",
+    "a file": "os.open('/etc/passwd', os.O_RDONLY)",
+    "the channel": "channel",
+    "what the old process has offered": "descriptors[0]",
+    "the listening socket": "held[1]",
+    "a socket without a peer": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach()",
+}
+
+
+@pytest.mark.parametrize("end", ["hang()", "hear(m.Finish)"], ids=["hangs", "dies"])
+def test_what_is_no_connection_is_not_taken_for_one_that_the_new_process_accepted(tmp_path: Path, end: str) -> None:
+    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+        for name, fd in NOT_A_NEWCOMER.items():
+            said = deceived.lie(
+                f"ids, descriptors = committed()\nfd = {fd}\n"
+                "try: name = cookie(fd)\n"
+                "except OSError: name = 7\n"
+                f"say(m.Newcomer(name, 1 << 20, 'here'), fd)\n{end}"
+            )
+            assert said.startswith(f"{BROKEN}a newcomer"), f"{name}: {said!r}"
+        assert "Traceback" not in service.logged()
+
+
+def test_a_new_process_that_spoils_the_sockets_which_it_shares_has_spoilt_nothing_when_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+        spoil = "ids, descriptors = committed()\nfor fd in held[1:]:\n    if cookie_or_none(fd): {how}\n"
+        for how in ("os.set_blocking(fd, True)", "socket.socket(fileno=os.dup(held[1])).shutdown(socket.SHUT_RDWR)"):
+            define = "def cookie_or_none(fd):\n    try: return cookie(fd)\n    except OSError: return None\n"
+            said = deceived.lie(define + spoil.format(how=how))
+            assert said.startswith("new-exited"), said
+
+
+CHANNELS = ("os.pipe()[0]", "os.open('/etc/passwd', os.O_RDONLY)", "held[1]", "channel", "os.eventfd(1)")
+
+
+def test_a_channel_to_a_neighbour_that_is_none_is_dropped(tmp_path: Path) -> None:
+    with harness.counter(tmp_path) as service, Deceived(tmp_path, service).watched() as deceived:
+        for fd in CHANNELS:
+            said = deceived.lie(f"ids, _ = offered(); say(m.Newest(1, 3), {fd}); say(m.Wanted('x')); hear(m.Finish)")
+            assert said.startswith(("new-exited", BROKEN, "new-hung")), (fd, said)
+        assert "Traceback" not in service.logged()

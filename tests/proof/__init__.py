@@ -1,0 +1,1 @@
+"""The proof: every interleaving, every crash, clients that nothing can fool."""

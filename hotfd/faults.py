@@ -4,8 +4,8 @@ Each step of a handoff that changes who owns what, or speaks to the other proces
 That does nothing, unless the program itself has called :func:`arm` before it began to serve: no environment variable,
 no option, no instruction on a socket and no message of another process can. A program that arms them says so in its log.
 
-Points are passed once for a handoff, an offer or a session, and never for a frame: unarmed, one costs a function call
-and a comparison.
+Points are passed once for a handoff, an offer, a session or a message of the channel, and not for a frame: unarmed, one
+costs a function call and a comparison.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ class Point(Enum):
     OLD_RESTORE = "old.restore", "a session is about to be restored from escrow"
     OLD_RESTORED = "old.restored", "a session is restored and served"
     OLD_RESET = "old.reset", "a session that was touched is about to be reset"
-    OLD_NEWCOMER_BACK = "old.newcomer-back", "a connection that the new process had accepted is about to be served or reset"
+    OLD_NEWCOMER_BACK = (
+        "old.newcomer-back",
+        "a connection that the new process had accepted is about to be served or reset",
+    )
     OLD_TAKEN_BACK = "old.taken-back", "everything is back, and this process does not accept yet"
 
     # The new process.
@@ -99,9 +102,9 @@ class Point(Enum):
 
     # Either process.
     SEND = "channel.send", "a packet is about to be given to the kernel"
-    RECEIVE = "channel.receive", "a packet has come from the kernel, and is about to be delivered"
+    RECEIVE = "channel.receive", "a packet may have come, and is about to be taken from the kernel"
 
-    def __new__(cls, name: str, about: str) -> Point:  # noqa: PYI034 - an enumeration has no subclass with members
+    def __new__(cls, name: str, about: str) -> Point:
         """Make a member of a name and what holds there."""
         member = object.__new__(cls)
         member._value_ = name
@@ -123,7 +126,7 @@ def arm(hook: Callable[[Point], None]) -> None:
     Args:
         hook: called with the point. What it raises is raised there.
     """
-    global _hook  # noqa: PLW0603 - points are passed in every layer, and share nothing else
+    global _hook
     _hook = hook
     log.event(logging.CRITICAL, "faults-armed")
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The Python tests. With arguments, pytest with those; without, all of them: most wait for processes more than they
 # compute, so they run beside each other, two on a processor; those that measure, or look at the whole machine, run
-# alone afterwards.
+# alone afterwards. Those marked long are run by targets of their own.
 #
 # usage: scripts/test.sh PYTHON [ARGUMENT...]
 set -eu
@@ -14,6 +14,6 @@ if [ $# -gt 0 ]; then
     exec "$python" -m pytest "$@"
 fi
 status=0
-"$python" -m pytest --numprocesses "$(($(nproc) * 2))" --dist worksteal -m 'not alone' || status=$?
-"$python" -m pytest -m alone || status=$?
+"$python" -m pytest --numprocesses "$(($(nproc) * 2))" --dist worksteal -m 'not alone and not long' || status=$?
+"$python" -m pytest -m 'alone and not long' || status=$?
 exit "$status"

@@ -351,7 +351,7 @@ def _trouble(content: bytes) -> Trouble | None:
 
 def _elsewhere(status: int, content: bytes) -> _Elsewhere:
     trouble = _trouble(content)
-    if trouble is not None:
+    if trouble is not None and trouble.message:
         return _Elsewhere(trouble.message)
     return _Elsewhere(f"HTTP status {status}, which is not etcd's gateway (etcd 3.4 or newer is needed)", gone=True)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 from typing import Any
 
-from hotfd.display.text import printable, table
+from hotfd.display.config import moment
+from hotfd.display.text import objects, printable, table
 
 COLUMNS = ("generation", "pid", "started", "came by", "hotfd", "python", "state", "go back")
 
 
 def listing(answer: dict[str, Any]) -> list[str]:
     """Return the answer of the ``history`` instruction as lines: a table, then each command, and what stands in the way."""
-    generations = answer.get("generations") or []
+    generations = objects(answer.get("generations"))
     lines = table([column.upper() for column in COLUMNS], [_row(generation) for generation in generations])
     for generation in generations:
         lines += ["", *_explained(generation)]
@@ -34,9 +34,7 @@ def _row(generation: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _time(started: object) -> str:
-    if not isinstance(started, int | float):
-        return "-"
-    return datetime.fromtimestamp(started, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return moment(started) if isinstance(started, int | float) else "-"
 
 
 def _came_by(generation: dict[str, Any]) -> str:
@@ -45,8 +43,9 @@ def _came_by(generation: dict[str, Any]) -> str:
 
 
 def _explained(generation: dict[str, Any]) -> list[str]:
-    words = [str(word) for word in generation.get("command") or []]
-    lines = [f"{printable(generation.get('generation'))}: {printable(shlex.join(words))}"]
+    command = generation.get("command")
+    words = [printable(word) for word in command] if isinstance(command, list) else []
+    lines = [f"{printable(generation.get('generation'))}: {shlex.join(words)}"]
     cwd, directory = generation.get("cwd"), generation.get("directory")
     was = f", which was {printable(directory or 'gone')}" if directory != cwd else ""
     lines.append(f"   in {printable(cwd)}{was}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotfd.display.config import releases
-from hotfd.display.text import printable, table
+from hotfd.display.text import objects, printable, table
 
 COLUMNS = ("session", "key", "connections", "peer", "boundary")
 
@@ -15,7 +15,7 @@ CONFIG = "config"
 
 def listing(answer: dict[str, Any]) -> list[str]:
     """Return the answer of the ``sessions`` instruction as lines: a table, and below it what the busy ones await."""
-    sessions = answer.get("sessions") or []
+    sessions = objects(answer.get("sessions"))
     total = answer.get("total")
     if not sessions:
         return [f"no such session among {total}"] if isinstance(total, int) and total > 0 else ["no sessions"]
@@ -27,20 +27,20 @@ def listing(answer: dict[str, Any]) -> list[str]:
     if isinstance(total, int) and total > len(sessions):
         lines.append(f"{len(sessions)} of {total} sessions; {printable(answer.get('busy', 0))} at no boundary")
     for session in sessions:
-        if session.get("obstacle"):
+        if isinstance(session.get("obstacle"), dict):
             lines += _explained(session)
     return lines
 
 
 def _row(session: dict[str, Any]) -> tuple[Any, ...]:
-    members = session.get("members") or [{}]
+    members = objects(session.get("members")) or [{}]
     obstacle = session.get("obstacle")
     return (
         session.get("id"),
         session.get("key"),
         session.get("connections"),
         members[0].get("peername"),
-        obstacle.get("code") if obstacle else "yes",
+        obstacle.get("code") if isinstance(obstacle, dict) else "yes",
     )
 
 
@@ -49,8 +49,8 @@ def _explained(session: dict[str, Any]) -> list[str]:
     obstacle = session["obstacle"]
     head = f"{printable(session.get('id'))}: {printable(obstacle.get('code'))}: {printable(obstacle.get('detail'))}"
     lines = ["", head]
-    for member in session.get("members") or []:
-        if awaits := member.get("awaits"):
+    for member in objects(session.get("members")):
+        if isinstance(awaits := member.get("awaits"), list):
             lines.append(f"  {printable(member.get('id'))} from {printable(member.get('peername'))} awaits")
             lines += [f"    {printable(place)}" for place in awaits]
     return lines

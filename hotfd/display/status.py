@@ -8,7 +8,7 @@ import msgspec
 
 from hotfd.display.config import in_brief, modules_of
 from hotfd.display.handoff import told
-from hotfd.display.text import describe, pairs, printable
+from hotfd.display.text import describe, objects, pairs, printable
 from hotfd.display.workers import WORKERS, each_status
 from hotfd.report import Laggard
 
@@ -37,7 +37,7 @@ def _config(status: dict[str, Any]) -> list[str]:
         return [f"{CONFIG}: {in_brief(name, module)}" for name, module in modules.items()]
     return [
         f"{CONFIG} of worker {describe(worker.get('worker'))}: {in_brief(name, module)}"
-        for worker in workers
+        for worker in objects(workers)
         for name, module in (modules_of(worker.get(CONFIG)) or {}).items()
     ]
 

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+MAX_DEPTH: Final = 16
+"""Tables and lists within each other that are shown: more than any answer has, and far below what recursion bears."""
+
+DEEPER: Final = "..."
+"""In place of what is nested deeper."""
+
 
 def printable(value: object) -> str:
     """Return ``value`` as text that cannot drive a terminal: names in a status may come from clients."""
-    text = str(value)
+    try:
+        text = str(value)
+    except RecursionError:  # a server of another user may nest what it sends as it likes
+        return DEEPER
     if text.isprintable():  # nearly all of thousands, and a console shows them on the server's own loop
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def describe(value: object) -> str:
-    """Return a JSON value as words: numbers and names, ``key value`` pairs, lists with commas."""
+def describe(value: object, depth: int = 0) -> str:
+    """Return a JSON value as words: numbers and names, ``key value`` pairs, lists with commas.
+
+    Args:
+        value: the value.
+        depth: how deep it is in what is shown; below :data:`MAX_DEPTH` nothing is.
+    """
+    if depth > MAX_DEPTH:
+        return DEEPER
     if value is None or value in ([], {}):
         return "-"
     if isinstance(value, bool):
@@ -25,14 +41,14 @@ def describe(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
-        return "  ".join(f"{printable(key)} {_inner(item)}" for key, item in value.items())
+        return "  ".join(f"{printable(key)} {_inner(item, depth + 1)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_inner(item) for item in value)
+        return ", ".join(_inner(item, depth + 1) for item in value)
     return printable(value)
 
 
-def _inner(value: object) -> str:
-    text = describe(value)
+def _inner(value: object, depth: int) -> str:
+    text = describe(value, depth)
     return f"({text})" if isinstance(value, dict) and len(value) > 1 else text
 
 
@@ -41,6 +57,11 @@ def pairs(rows: Iterable[tuple[str, str]]) -> list[str]:
     rows = list(rows)
     width = max((len(name) for name, _ in rows), default=0)
     return [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
+
+
+def objects(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a list that should hold nothing else; what a server sends may be anything."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def anything(value: object) -> list[str]:

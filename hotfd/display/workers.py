@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from hotfd.display.text import describe, printable
+from hotfd.display.text import describe, objects, printable
 
 WORKERS: Final = "workers"
 """The field in which a supervisor's answer has those of its workers."""
@@ -21,26 +21,24 @@ def by_worker(answer: dict[str, Any], show: Callable[[dict[str, Any]], list[str]
         answer: a server's own, or a supervisor's with one for each worker.
         show: returns a server's answer as lines.
     """
-    workers = answer.get(WORKERS)
-    if not isinstance(workers, list):
+    if not isinstance(answer.get(WORKERS), list):
         return show(answer)
     lines = []
-    for worker in workers:
-        lines.append(f"worker {worker.get('worker')}, process {worker.get('pid') or '-'}")
-        if "result" in worker:
-            lines += [f"  {line}".rstrip() for line in show(worker["result"])]
+    for worker in objects(answer[WORKERS]):
+        lines.append(f"worker {printable(worker.get('worker'))}, process {printable(worker.get('pid') or '-')}")
+        result, error = worker.get("result"), worker.get("error")
+        if isinstance(result, dict):
+            lines += [f"  {line}".rstrip() for line in show(result)]
         else:
-            error = worker.get("error") or {}
+            error = error if isinstance(error, dict) else {}
             lines.append(f"  {printable(error.get('code'))}: {printable(error.get('message'))}")
     return lines
 
 
 def each_status(workers: object) -> list[str]:
     """Return the ``workers`` of a supervisor's status, one a line."""
-    if not isinstance(workers, list):
-        return []
     return [
         f"worker {describe(worker.get('worker'))}: "
         + "  ".join(f"{name} {describe(worker[name])}" for name in _SHOWN if worker.get(name) not in (None, [], ""))
-        for worker in workers
+        for worker in objects(workers)
     ]

@@ -6,8 +6,9 @@ import os
 import pwd
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from hotfd.publish.faults import printable, short
 from hotfd.publish.files import Files
 from hotfd.publish.programs import Deadline
 from hotfd.publish.publisher import Publisher
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from hotfd.publish.publisher import Published
     from hotfd.publish.rehearsal import Releases
     from hotfd.publish.repository import Repository
+
+MAX_USER: Final = 256
+"""Characters of a user's name: as many as a system has, and a web server can say anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +115,11 @@ def who() -> str:
             user = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError:  # a container may run a user that has no name
             user = str(os.geteuid())
-    return f"{user}@{socket.gethostname()}"
+    return f"{printable(user)[:MAX_USER]}@{socket.gethostname()}"
 
 
 def described(one: Published) -> str:
     """Return a release that was published as a line for people."""
-    from hotfd.publish.faults import short
-
     what = "canary" if one.canary else "release"
     note = f" {one.note}" if one.note else ""
     return f"{one.module}: {what} {one.version} from {short(one.revision)}{note}"

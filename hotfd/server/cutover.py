@@ -24,7 +24,6 @@ from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.faults import Point, reach
 from hotfd.report import Pause, Report
 from hotfd.server.collector import CollectorPause
-from hotfd.server.escrow import Newcomer
 from hotfd.server.launch import Launch, choose
 from hotfd.server.link import Link
 from hotfd.server.moving import Moving
@@ -52,6 +51,10 @@ if TYPE_CHECKING:
 
 REVOKE_LIMIT: Final = 0.02
 """Seconds that a roll-back waits for its revocations to be queued, before it kills a process that reads nothing."""
+
+EARLIEST: Final = 0.5
+"""Share of the probation after which the new process may say that it is over. It counts from later on, by the same
+clock of the kernel; but a loop may look at its clock once in a turn, and a turn can take long."""
 
 
 class Cutover:
@@ -87,6 +90,7 @@ class Cutover:
         self._releases: set[Snapshot] = set()
         self._in_force: dict[str, tuple[int, int, int]] = {}
         self._pause = Pause()
+        self._settles_from = 0.0  # by the loop's clock: whoever has proved itself earlier has proved nothing
 
     # -- the straight line ---------------------------------------------------------------------------
 
@@ -204,7 +208,7 @@ class Cutover:
 
     async def _start(self, launch: Launch) -> None:
         """Spawn the new process and wait until it is ready; nobody notices any of it."""
-        self._enter("spawn")
+        self.journal.begin("spawn")
         options = self.options
         deadline = asyncio.get_running_loop().time() + options.deadline
         successor = self._successor = Successor(self._on_message, self._fail)
@@ -233,6 +237,7 @@ class Cutover:
             detail = f"no descriptor or memory to hand over with ({error.strerror}); raise LimitNOFILE"
             raise HandoffRefused("descriptor-limit", detail) from error
         successor.start(launch)
+        self.journal.tell(self.new_pid)  # whoever waits for the outcome asks that one, should this process die
         late = HandoffRefused(
             "new-hung",
             f"the new process did not become ready within {options.deadline:g} s; see its log, or raise --deadline",
@@ -387,6 +392,8 @@ class Cutover:
             if isinstance(arrival.message, m.LinkMessage):
                 self._heard_neighbour(arrival)
                 return
+            if isinstance(arrival.message, m.Settled) and asyncio.get_running_loop().time() < self._settles_from:
+                raise ChannelError("Settled before its probation was over")
             ids = self._machine.receive(arrival.message)
             self._dispatch(arrival, ids)
         except ChannelError as error:
@@ -396,6 +403,8 @@ class Cutover:
             self.changed.set()
 
     def _heard_neighbour(self, arrival: Arrival) -> None:
+        if isinstance(arrival.message, m.Replaced) and self._machine.phase is not Phase.SETTLED:
+            raise ChannelError("Replaced before it has settled itself")
         if self._link is None or not self.engine.links.received(self._link, arrival):
             raise ChannelError(f"{type(arrival.message).__name__} is for nobody here")
 
@@ -420,10 +429,11 @@ class Cutover:
             case m.Ended(cookies=cookies) if moving is not None:
                 for cookie in cookies:
                     moving.escrow.drop(cookie)
-            case m.Newcomer() if moving is not None and len(arrival.descriptors) == 1:
+            case m.Newcomer() if self._machine.phase is Phase.SETTLED:
+                pass  # it stood behind Settled in the new process's queue: no copies are kept any more
+            case m.Newcomer() if moving is not None and not arrival.truncated:
                 reach(Point.OLD_NEWCOMER)
-                newcomer = Newcomer(arrival.descriptors.pop(), message.slot, message.listener)
-                moving.escrow.hold_newcomer(message.cookie, newcomer)
+                moving.keep_newcomer(message, arrival.descriptors)
 
     def _fail(self, failure: HandoffRefused) -> None:
         """Note the first thing that went wrong; whoever waits will raise it."""
@@ -456,6 +466,7 @@ class Cutover:
         """Let the new process prove itself while the escrow is kept."""
         assert self._successor is not None
         reach(Point.OLD_FINISH)
+        self._settles_from = asyncio.get_running_loop().time() + EARLIEST * self.options.probation
         self._successor.channel.send(self._machine.finish(self.options.probation))
         reach(Point.OLD_PROBATION)
         self._enter("probation")  # who reads that may rely on it: the new process has been offered everything
@@ -489,6 +500,7 @@ class Cutover:
                 self._take_back(self._moving)
         finally:
             if not self.engine.stopping:
+                self.engine.mend_listeners()
                 self.engine.start_accepting()
         reason = f"{refusal.code}: {refusal.detail}"
         return self._undone("refused" if new_pid is None else "rolled-back", tally, new_pid, reason)

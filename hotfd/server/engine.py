@@ -128,6 +128,14 @@ class Engine:
         for listener in self.listeners.values():
             listener.start()
 
+    def mend_listeners(self) -> None:
+        """Make the listening sockets what they were before a new process had copies of them."""
+        for listener in [*self.listeners.values(), *self.carried.values()]:
+            try:
+                listener.mend()
+            except OSError as error:
+                log.event(logging.ERROR, "listener-lost", listener=listener.spec, reason=error.strerror)
+
     def stop_accepting(self) -> None:
         """Poll no listener; their queues go on to fill."""
         for listener in self.listeners.values():

@@ -8,15 +8,20 @@ trace (the new process's copy lives on), or, when the new process has died, give
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hotfd import _core
+from hotfd.errors import ChannelError
 from hotfd.faults import Point, reach
 from hotfd.transfer.channel import close_all
+from hotfd.transfer.touch import NEWCOMERS
 
 if TYPE_CHECKING:
     from hotfd.transfer.offer import Bundle
+    from hotfd.wire import messages as m
 
 
 @dataclass(slots=True)
@@ -26,6 +31,35 @@ class Newcomer:
     fd: int
     slot: int
     listener: str
+
+
+def newcomer_of(message: m.Newcomer, descriptors: list[int]) -> Newcomer:
+    """Take the copy that came with a Newcomer, once it is certain that it can be served if the new process dies.
+
+    Args:
+        message: what the new process says of it.
+        descriptors: what came with it; the copy is taken out of them, and belongs to what is returned.
+
+    Raises:
+        ChannelError: it is no connection, or not the one that the message names; everything stays the caller's.
+    """
+    if len(descriptors) != 1 or message.slot < NEWCOMERS or not _is_connection(descriptors[0], message.cookie):
+        raise ChannelError("a newcomer that is no connection, or another one than it says")
+    return Newcomer(descriptors.pop(), message.slot, message.listener)
+
+
+def _is_connection(fd: int, cookie: int) -> bool:
+    """Whether a descriptor is a stream socket with this cookie that does not listen; its client may have gone."""
+    try:
+        if _core.cookies([fd])[0] != cookie:
+            return False
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return False
+    try:
+        return sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    finally:
+        sock.detach()
 
 
 class Escrow:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from hotfd import log
-from hotfd.transfer.listening import listening_socket
+from hotfd.transfer.listening import BACKLOG, listening_socket
 
 ACCEPTS_PER_TURN: Final = 64
 """Connections accepted in one turn of the loop, so that a storm of them cannot starve the others."""
@@ -73,6 +73,21 @@ class Listener:
         if not self._accepting:
             self._accepting = True
             self._loop.add_reader(self.sock.fileno(), self._on_readable)
+
+    def mend(self) -> None:
+        """Make the socket what it was, after a new process had a copy that may have spoilt it.
+
+        O_NONBLOCK and shutdown(2) act on what all copies share. A blocking accept(2) would hold the loop up until
+        somebody connects; a TCP socket that was shut down listens no more, and does so again. A Unix socket does not:
+        what was shut down there stays so, and its server has to be started again.
+
+        Raises:
+            OSError: it cannot listen any more.
+        """
+        self.sock.setblocking(False)
+        if not self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            log.event(logging.WARNING, "listening-again", listener=self.spec)
+            self.sock.listen(BACKLOG)
 
     def stop(self) -> None:
         """Poll no more; the socket stays open and its queue goes on to fill. Idempotent."""

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hotfd import _core, log
-from hotfd.errors import HandoffRefused, StateError, StateTooNew
+from hotfd.errors import ChannelError, HandoffRefused, StateError, StateTooNew
 from hotfd.faults import Point, reach
-from hotfd.server.escrow import Escrow
+from hotfd.server.escrow import Escrow, newcomer_of
 from hotfd.server.gate import Gate
 from hotfd.server.outcome import Tally
 from hotfd.server.releases import send_releases
@@ -539,6 +539,20 @@ class Moving:
                 self.engine.bus.forget(record.id)
             self._uncount(bundle)
             self.tally.lose(bundle.record.id, len(bundle.connections))
+
+    def keep_newcomer(self, message: m.Newcomer, descriptors: list[int]) -> None:
+        """Keep the copy of a connection that the new process has accepted.
+
+        Args:
+            message: what it says of it.
+            descriptors: what came with it; the copy is taken out of them.
+
+        Raises:
+            ChannelError: it is no connection, or one that comes from here: after a take-back it would be served twice.
+        """
+        if self.witness.given(message.cookie):
+            raise ChannelError("a newcomer that was offered to the new process, and not accepted by it")
+        self.escrow.hold_newcomer(message.cookie, newcomer_of(message, descriptors))
 
     def _uncount(self, bundle: Bundle) -> None:
         """A session that was counted as moved has not."""

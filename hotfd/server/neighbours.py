@@ -27,7 +27,7 @@ from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.server.link import Link
 from hotfd.server.remainder import Remainder
 from hotfd.server.takeover import Takeover
-from hotfd.transfer.channel import Channel
+from hotfd.transfer.channel import Channel, is_channel
 from hotfd.wire import messages as m
 
 if TYPE_CHECKING:
@@ -133,6 +133,10 @@ class Neighbours:
     # -- in the others -------------------------------------------------------------------------------
 
     def _channel_came(self, link: Link, message: m.Message, fd: int) -> None:
+        if not is_channel(fd):
+            os.close(fd)
+            log.event(logging.WARNING, "neighbour-lost", neighbour=link.pid, reason="what it has sent is no channel")
+            return
         match message:
             case m.Newest(pid=pid, generation=generation) if link.newer:
                 for former in [known for known, by in self._introduced.items() if known.newer and by is link]:

@@ -87,10 +87,18 @@ class Journal:
 
     def enter(self, phase: str, new_pid: int | None) -> None:
         """A phase begins, and with it ends the one before."""
+        self.begin(phase)
+        self.tell(new_pid)
+
+    def begin(self, phase: str) -> None:
+        """The same, without a word."""
         self._end_phase()
         self.phase = phase
-        self._emit({"event": "phase", "phase": phase, "new_pid": new_pid})
-        log.event(logging.INFO, "handoff-phase", id=self.id, phase=phase, new_pid=new_pid)
+
+    def tell(self, new_pid: int | None) -> None:
+        """Tell which phase it is."""
+        self._emit({"event": "phase", "phase": self.phase, "new_pid": new_pid})
+        log.event(logging.INFO, "handoff-phase", id=self.id, phase=self.phase, new_pid=new_pid)
 
     def session(self, id: str, fate: str, code: str, detail: str) -> None:
         """A session does not move: tell which one, and why."""

@@ -36,6 +36,9 @@ from hotfd.errors import ConnectionClosed, FramingError
 if TYPE_CHECKING:
     from hotfd.framing import Framing
 
+MSG_DONTWAIT: Final = socket.MSG_DONTWAIT
+"""With each call, and not by O_NONBLOCK alone: that is in the open file, which another process may share and change."""
+
 READ_SIZE: Final = 1 << 16
 """Bytes asked for per read: what one TCP window of a local client usually holds."""
 
@@ -219,7 +222,7 @@ class Stream:
         if self.before_io is not None:
             self.before_io()
         try:
-            data = self._recv(READ_SIZE)
+            data = self._recv(READ_SIZE, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -340,7 +343,7 @@ class Stream:
             self._loop.call_soon(self._flush_corked)
             return
         try:
-            sent = self._send(data)
+            sent = self._send(data, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
@@ -384,7 +387,7 @@ class Stream:
         if self.before_io is not None:
             self.before_io()
         try:
-            sent = self._send(self._unsent)
+            sent = self._send(self._unsent, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
@@ -532,7 +535,7 @@ class Stream:
 
     def _on_drainable(self) -> None:
         try:
-            data = self._recv(READ_SIZE)
+            data = self._recv(READ_SIZE, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -73,12 +74,12 @@ class Successor:
             HandoffRefused: it cannot be started.
         """
         try:
-            reach(Point.OLD_SPAWN)
             self._child = spawn(launch.command, launch.cwd, launch.environment, self._theirs)
         finally:
             os.close(self._theirs)
             self._theirs = -1
         try:
+            reach(Point.OLD_SPAWNED)
             pidfd = os.pidfd_open(self._child.pid)
         except OSError as error:  # no descriptor left: a process that cannot be watched must not live
             self._child.kill()
@@ -105,30 +106,44 @@ class Successor:
 
     def _arrived(self, arrival: Arrival) -> None:
         if self._server is None and isinstance(arrival.message, m.Hello):
-            self._identify(arrival)
+            try:
+                self._identify(arrival)
+            except HandoffRefused as refusal:
+                arrival.close()
+                self._on_failure(refusal)
+                return
         elif arrival.pidfd >= 0:
             os.close(arrival.pidfd)
             arrival.pidfd = -1
         self._on_message(arrival)
 
     def _identify(self, arrival: Arrival) -> None:
-        """The sender of Hello is the server."""
-        pidfd, arrival.pidfd = arrival.pidfd, -1
+        """The sender of Hello is the server.
+
+        Raises:
+            HandoffRefused: it is dead, or a process that this one could not end.
+        """
+        assert self._spawned is not None
+        if arrival.pidfd < 0:  # a kernel before 6.5; the process has just spoken
+            try:
+                arrival.pidfd = os.pidfd_open(arrival.pid)
+            except ProcessLookupError:
+                raise HandoffRefused("new-exited", "the new process died as soon as it had spoken") from None
+        try:
+            with suppress(ProcessLookupError):  # its pidfd tells that as well
+                signal.pidfd_send_signal(arrival.pidfd, 0)
+        except PermissionError:
+            # What is committed to a process comes back only when that is dead: here this one could not see to it.
+            detail = f"process {arrival.pid} of another user says that it is the new one; this process could not end it"
+            raise HandoffRefused("protocol", detail) from None
         self.channel.peer = arrival.pid
         _core.set_pass_pidfd(self._fd, False)
-        assert self._spawned is not None
         if arrival.pid == self._spawned.pid:
             self._server = self._spawned
-            if pidfd >= 0:
-                os.close(pidfd)
-            return
-        try:
-            if pidfd < 0:  # a kernel before 6.5; the process has just spoken
-                pidfd = os.pidfd_open(arrival.pid)
-        except ProcessLookupError:
-            self._on_failure(HandoffRefused("new-exited", "the new process died as soon as it had spoken"))
-            return
-        self._server = ProcessWatch(arrival.pid, pidfd, self._exited)
+            os.close(arrival.pidfd)
+        else:
+            self._server = ProcessWatch(arrival.pid, arrival.pidfd, self._exited)
+        arrival.pidfd = -1
 
     def _broken(self, error: ChannelError) -> None:
         self._on_failure(HandoffRefused("protocol", f"the new process broke the handoff protocol: {error}"))
@@ -165,7 +180,8 @@ class Successor:
         """Kill the process, without waiting."""
         for watch in (self._spawned, self._server):
             if watch is not None:
-                watch.kill()
+                with suppress(PermissionError):  # a program with another user's rights; who waits for its end sees it
+                    watch.kill()
 
     async def _all_dead(self, limit: float) -> None:
         async with asyncio.timeout(limit):

@@ -20,6 +20,7 @@ from hotfd.faults import Point, reach
 from hotfd.server.moving import Moving, reset
 from hotfd.server.snapshot import Readers
 from hotfd.server.witness import used
+from hotfd.wire.sender import Phase
 
 if TYPE_CHECKING:
     from hotfd.server.engine import Engine
@@ -46,7 +47,9 @@ class _Verdicts:
         self._touch = touch
         self._touched = {id for id in machine.sessions if self._is_touched(id)}
         newcomers = moving.escrow.newcomers
-        self._newcomers = {newcomer.slot for newcomer in newcomers if self._is_used(newcomer)}
+        # A process that has settled notes no touches any more: then doubt counts, as it does in the machine.
+        settled = machine.phase is Phase.SETTLED
+        self._newcomers = {newcomer.slot for newcomer in newcomers if settled or self._is_used(newcomer)}
         unit_touched = unit != "session" and bool(self._touched or self._newcomers)
         self._all_lost = unit_touched and unit == "close"
         self.stale = unit_touched and unit == "stale"

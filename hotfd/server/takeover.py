@@ -298,9 +298,9 @@ class Takeover:
     # -- what the old process says ---------------------------------------------------------------------
 
     def _on_message(self, arrival: Arrival) -> None:
-        if self._setup is None:
-            self._identify(arrival)
         try:
+            if self._setup is None:
+                self._identify(arrival)
             if isinstance(arrival.message, m.LinkMessage):
                 self._heard_neighbour(arrival)
                 return
@@ -327,9 +327,15 @@ class Takeover:
         self._channel.close()
 
     def _identify(self, arrival: Arrival) -> None:
-        """The sender of Setup is the old process; its death is known from its pidfd."""
+        """The sender of Setup is the old process; its death is known from its pidfd.
+
+        Raises:
+            ChannelError: it is another user's.
+        """
         if not isinstance(arrival.message, m.Setup):
             return  # the machine refuses it
+        if arrival.uid not in {0, os.getuid(), os.geteuid()}:
+            raise ChannelError(f"process {arrival.pid} of uid {arrival.uid} may not hand anything over to this one")
         reach(Point.NEW_SETUP)
         self._channel.peer = arrival.pid
         pidfd, arrival.pidfd = arrival.pidfd, -1

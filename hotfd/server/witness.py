@@ -31,15 +31,21 @@ class Witness:
 
     def __init__(self) -> None:
         self._noted: dict[int, _Count] = {}
+        self._given: set[int] = set()
 
     def note(self, bundle: Bundle) -> None:
         """Note the counts of a fenced session's connections; an earlier note of the same ones is replaced."""
         for record, fd in zip(bundle.connections, bundle.descriptors, strict=True):
+            self._given.add(record.cookie)
             self._noted.pop(record.cookie, None)
             try:
                 self._noted[record.cookie] = _count(fd)
             except OSError:
                 continue  # what is not noted is in doubt
+
+    def given(self, cookie: int) -> bool:
+        """Whether a connection was ever given away, whether or not it was counted, or has come back since."""
+        return cookie in self._given
 
     def acted(self, bundle: Bundle) -> bool:
         """Whether anybody has, or may have, read from or written to a connection of a session since it was noted."""

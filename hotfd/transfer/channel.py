@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -49,6 +50,7 @@ class Arrival:
         truncated: descriptors were lost on the way (MSG_CTRUNC); none is in ``descriptors``.
         pid: the sender's pid as the kernel tells it (SCM_CREDENTIALS).
         pidfd: the sender's pidfd, owned by the receiver of the Arrival, or -1.
+        uid: the sender's user id (SCM_CREDENTIALS), or -1.
     """
 
     message: messages.AnyMessage
@@ -56,12 +58,28 @@ class Arrival:
     truncated: bool
     pid: int
     pidfd: int
+    uid: int = -1
 
     def close(self) -> None:
         """Close everything that came with the message."""
         close_all(self.descriptors)
         if self.pidfd >= 0:
             os.close(self.pidfd)
+
+
+def is_channel(fd: int) -> bool:
+    """Whether a descriptor that another process has sent is an end of a channel, by its kind and its having a partner."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return False
+    try:
+        sock.getpeername()
+        return (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        return False
+    finally:
+        sock.detach()
 
 
 def close_all(descriptors: Sequence[int]) -> None:
@@ -242,6 +260,7 @@ class Channel:
     def _receive(self) -> bool:
         """Take one packet; False when there is none now."""
         try:
+            reach(Point.RECEIVE)
             raw = _core.receive_message(self._fd)
         except BlockingIOError:
             return False
@@ -265,8 +284,7 @@ class Channel:
                 os.close(raw.pidfd)
             self._break(error)
             return False
-        reach(Point.RECEIVE)
-        self._on_message(Arrival(message, raw.descriptors, raw.truncated, raw.pid, raw.pidfd))
+        self._on_message(Arrival(message, raw.descriptors, raw.truncated, raw.pid, raw.pidfd, raw.uid))
         return True
 
     def _break(self, error: ChannelError) -> None:

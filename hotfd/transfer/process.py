@@ -159,6 +159,7 @@ def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], chan
         HandoffRefused: it cannot be started; nothing is left over.
     """
     try:
+        reach(Point.OLD_SPAWN)
         return subprocess.Popen(
             list(command),
             cwd=cwd,

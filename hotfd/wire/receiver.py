@@ -5,7 +5,7 @@ Whole handoff::
     STARTING --Setup, hello()--> PREPARING --ready()--> MOVING --Finish--> PROBATION --settle()--> SETTLED
                                                            |                   |
                                         old process dead --+-------------------+--> ORPHANED
-                                                     Abort --+-------------------+--> ABORTED
+                                                     Abort --+-------------------+--> ABORTED  (it may cross Settled)
 
 Each session::
 
@@ -68,7 +68,7 @@ _RECEIVABLE: dict[type[m.Message], frozenset[Phase]] = {
     m.Commit: frozenset({Phase.MOVING}),
     m.Revoke: frozenset({Phase.MOVING}),
     m.Finish: frozenset({Phase.MOVING}),
-    m.Abort: frozenset({Phase.STARTING, Phase.PREPARING, Phase.MOVING, Phase.PROBATION}),
+    m.Abort: frozenset({Phase.STARTING, Phase.PREPARING, Phase.MOVING, Phase.PROBATION, Phase.SETTLED}),
 }
 """Which message the old process may send in which phase; everything else is its mistake."""
 
@@ -129,9 +129,7 @@ class Receiver:
             case m.Commit(ids=ids):
                 return self._change(ids, frozenset({Stage.ACCEPTED}), Stage.OWNED)
             case m.Revoke(ids=ids):
-                # What this side refused a moment ago may cross a revocation: both mean "not mine".
-                live = [id for id in ids if self.sessions.get(id) is not Stage.REFUSED]
-                return self._change(live, frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED}), Stage.REVOKED)
+                return self._revoke(ids)
             case m.Abort():
                 self._abort()
             case m.Finish():
@@ -139,6 +137,19 @@ class Receiver:
                     raise ChannelError("Finish while sessions are offered")
                 self.phase = Phase.PROBATION
         return []
+
+    def _revoke(self, ids: list[int]) -> list[int]:
+        # What this side refused a moment ago may cross a revocation: both mean "not mine".
+        live = [id for id in ids if self.sessions.get(id) is not Stage.REFUSED]
+        # An offer may be given up before its first part could be made (no descriptor, no memory): it never comes.
+        unheard = [id for id in live if id not in self.sessions and id >= self._next_session]
+        heard = [id for id in live if id in self.sessions or id < self._next_session]
+        if len(set(live)) != len(live):
+            raise ChannelError("an id stands twice in a message")
+        revoked = self._change(heard, frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED}), Stage.REVOKED)
+        self.sessions.update((id, Stage.REVOKED) for id in unheard)
+        self._next_session = max([self._next_session, *(id + 1 for id in unheard)])
+        return revoked
 
     def _abort(self) -> None:
         """The old process has taken back what is not this one's yet, and nothing will be bequeathed."""

@@ -62,8 +62,9 @@ _RECEIVABLE: dict[type[m.Message], frozenset[Phase]] = {
     m.Failed: frozenset({Phase.STARTING, Phase.PREPARING, Phase.MOVING, Phase.PROBATION}),
     m.Accept: frozenset({Phase.MOVING, Phase.PROBATION}),
     m.Refuse: frozenset({Phase.MOVING, Phase.PROBATION}),
-    m.Newcomer: frozenset({Phase.MOVING, Phase.PROBATION}),
-    m.Ended: frozenset({Phase.MOVING, Phase.PROBATION}),
+    # Behind Settled too: until the kernel has that, the new process tells what it accepts and what ends.
+    m.Newcomer: frozenset({Phase.MOVING, Phase.PROBATION, Phase.SETTLED}),
+    m.Ended: frozenset({Phase.MOVING, Phase.PROBATION, Phase.SETTLED}),
     m.Settled: frozenset({Phase.PROBATION}),
 }
 """Which message the new process may send in which phase; everything else is its mistake."""

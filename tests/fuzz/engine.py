@@ -34,7 +34,7 @@ make about two hundred of a byte; what is announced and not sent would be thousa
 Form = Literal["bytes", "msgpack", "json"]
 
 
-class Finding(AssertionError):
+class Finding(AssertionError):  # noqa: N818 - what a fuzzer has found
     """An input that breaks a rule.
 
     Args:
@@ -95,7 +95,7 @@ class Target:
                 if random.random() < 0.8:
                     yield data[:MAX_INPUT]
                     continue
-            yield mutator.bytes(data)
+            yield mutator.plain(data)
 
     def check(self, data: bytes, *, memory: bool = False) -> bool:
         """Judge one input.

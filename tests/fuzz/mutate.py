@@ -65,7 +65,7 @@ class Mutator:
         self._seeds = seeds
         self._tokens = (*HOSTILE_BYTES, *tokens)
 
-    def bytes(self, data: bytes) -> bytes:
+    def plain(self, data: bytes) -> bytes:
         """Return the bytes with one to six changes."""
         changed = bytearray(data)
         for _ in range(self._random.choice((1, 1, 2, 3, 6))):
@@ -89,7 +89,7 @@ class Mutator:
             tree = msgspec.msgpack.decode(data[prefix:])
             return data[:prefix] + msgspec.msgpack.encode(self.tree(tree))
         except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
-            return self.bytes(data)
+            return self.plain(data)
 
     def json(self, data: bytes, prefix: int = 0) -> bytes:
         """Return JSON with a change of what it says."""
@@ -97,7 +97,7 @@ class Mutator:
             tree = json.loads(data[prefix:])
             return data[:prefix] + json.dumps(self.tree(tree)).encode()
         except (ValueError, TypeError, RecursionError):
-            return self.bytes(data)
+            return self.plain(data)
 
     def _replace(self, container: Any, key: Any) -> None:
         random = self._random
@@ -126,7 +126,7 @@ class Mutator:
             case 0 if isinstance(value, str):
                 return value * random.choice((2, 17, 1000))
             case 0 if isinstance(value, bytes):
-                return self.bytes(value)
+                return self.plain(value)
             case 0 if isinstance(value, list) and value:
                 return value * random.choice((2, 17, 300))
             case 1:
@@ -180,7 +180,9 @@ class Mutator:
         other = self._random.choice(self._seeds)
         begin = self._random.randrange(len(other) + 1)
         at = self._at(data)
-        data[at : at + self._random.choice((0, 0, 8, len(data)))] = other[begin : begin + self._random.choice((4, 40, 4000))]
+        data[at : at + self._random.choice((0, 0, 8, len(data)))] = other[
+            begin : begin + self._random.choice((4, 40, 4000))
+        ]
 
     def _noise(self, data: bytearray) -> None:
         at = self._at(data)

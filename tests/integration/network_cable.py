@@ -68,8 +68,8 @@ class Cable:
         self.overtaken = 0
         self._ends = ends
         self._random = random.Random(seed)
-        self._sent = {fd: 0 for fd in ends}
-        self._newest = {fd: 0 for fd in ends}
+        self._sent = dict.fromkeys(ends, 0)
+        self._newest = dict.fromkeys(ends, 0)
         self._plugged = False
 
     @contextmanager

@@ -19,15 +19,21 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration import network_cable
 from tests.integration.namespaces import ip, namespace, permitted, within
-from tests.integration.network_cable import Cable
+
+if TYPE_CHECKING:
+    from tests.integration.network_cable import Cable
 
 SERVER = "10.77.0.2"
 SERVER6 = "fd77:0::2"
+
+SEND_BUFFER = 65536
+"""Bytes that the server's kernel keeps for a client, at most: beyond them the server itself has to."""
 
 SEGMENTS = ("gso_max_segs", "1")
 """One segment a packet: between namespaces the kernel else passes 64 KiB as one, and would lose or keep them as one."""
@@ -53,6 +59,7 @@ class Line:
         self.client = client
         self.cable = cable
         self._router = router
+        self._slow = False
 
     def socket(self, family: int = socket.AF_INET) -> socket.socket:
         """Make a stream socket of the client's host."""
@@ -67,16 +74,17 @@ class Line:
         _nft(self._router, f"flush chain inet weather {self.device}; add rule inet weather {self.device} {rule}")
 
     def heal(self) -> None:
-        """Treat packets as they should be."""
+        """Treat packets as they should be; a cable keeps its delay, or late packets would find their connection gone."""
         _nft(self._router, f"flush chain inet weather {self.device}")
-        if self.cable is not None:
-            self.cable.delay = self.cable.late = self.cable.lateness = 0.0
+        if self._slow:
+            _run("tc", "-n", self._router, "qdisc", "delete", "dev", self.device, "root")
+            self._slow = False
 
     def slow(self, rate: str) -> None:
-        """Let no more through, each way, than a rate as tc(8) writes it."""
-        for name, device in ((self._router, self.device), (self.client, "eth0")):
-            shape = ["dev", device, "root", "tbf", "rate", rate, "burst", "4kb", "latency", "100ms"]
-            _run("tc", "-n", name, "qdisc", "add", *shape)
+        """Let no more through to the client than a rate as tc(8) writes it; what waits longer than 100 ms is lost."""
+        shape = ["tbf", "rate", rate, "burst", "4kb", "latency", "100ms"]
+        _run("tc", "-n", self._router, "qdisc", "add", "dev", self.device, "root", *shape)
+        self._slow = True
 
     @contextmanager
     def pulled(self) -> Iterator[None]:
@@ -129,9 +137,8 @@ def network(plain: Sequence[str], cables: Sequence[str] = ()) -> Iterator[Networ
     with ExitStack() as stack:
         namespace(stack, server)
         namespace(stack, router)
-        for name, value in (("ip_forward", "1"), ("conf.all.keep_addr_on_down", "1"), ("conf.all.forwarding", "1")):
-            family = "ipv4" if name == "ip_forward" else "ipv6"
-            _run("ip", "netns", "exec", router, "sysctl", "-q", "-w", f"net.{family}.{name}={value}")
+        _sysctl(server, f"ipv4.tcp_wmem=4096 16384 {SEND_BUFFER}")
+        _sysctl(router, "ipv4.ip_forward=1", "ipv6.conf.all.forwarding=1", "ipv6.conf.all.keep_addr_on_down=1")
         _veth(router, "uplink", server)
         _address(router, "uplink", server, 0)
         lines = {}
@@ -175,6 +182,10 @@ def _rules(devices: Sequence[str]) -> str:
     )
     hook = "type filter hook forward priority 0; policy accept;"
     return f"table inet weather {{\n{counters}{chains}chain forward {{ {hook}\n{jumps} }}\n}}\n"
+
+
+def _sysctl(name: str, *settings: str) -> None:
+    _run("ip", "netns", "exec", name, "sysctl", "-q", "-w", *(f"net.{setting}" for setting in settings))
 
 
 def _nft(router: str, commands: str) -> None:

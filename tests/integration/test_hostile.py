@@ -9,6 +9,8 @@ import pytest
 from tests.integration import harness
 from tests.integration.hostile import Deceived
 
+PATIENT = pytest.mark.timeout(1200)
+
 BROKEN = "protocol: the new process broke the handoff protocol: "
 
 BEFORE = {
@@ -125,11 +127,47 @@ def test_a_new_process_that_spoils_the_sockets_which_it_shares_has_spoilt_nothin
 
 
 CHANNELS = ("os.pipe()[0]", "os.open('/etc/passwd', os.O_RDONLY)", "held[1]", "channel", "os.eventfd(1)")
+"""What may come as an end of a channel and is none, or the wrong one."""
 
 
 def test_a_channel_to_a_neighbour_that_is_none_is_dropped(tmp_path: Path) -> None:
     with harness.counter(tmp_path) as service, Deceived(tmp_path, service).watched() as deceived:
         for fd in CHANNELS:
-            said = deceived.lie(f"ids, _ = offered(); say(m.Newest(1, 3), {fd}); say(m.Wanted('x')); hear(m.Finish)")
-            assert said.startswith(("new-exited", BROKEN, "new-hung")), (fd, said)
+            said = deceived.lie(f"offered(); say(m.Newest(1, 3), {fd}); raw(b'garbage'); hang()")
+            assert said.startswith(BROKEN), (fd, said)
         assert "Traceback" not in service.logged()
+        assert "what it has sent is no channel" in service.logged()
+
+
+AT_RANDOM = """
+import random
+rng = random.Random({seed})
+ids, fds = committed() if rng.random() < 0.5 else offered()
+origin = bytes(8)
+def number(): return rng.choice([0, 1, 2, *ids, 1 << 20, 1 << 30])
+def vector(): return [(rng.randbytes(8), number()) for _ in range(rng.randrange(4))]
+MAKE = [
+    lambda: m.Accept(rng.sample(ids, rng.randrange(len(ids) + 1))), lambda: m.Ended([]),
+    lambda: m.Ended([number()]), lambda: m.Newcomer(number(), number(), "x"), lambda: m.Linked(),
+    lambda: m.Holds([str(number())], rng.random() < 0.5), lambda: m.Released("x"), lambda: m.Wanted(str(number())),
+    lambda: m.Newest(1 + number(), number()), lambda: m.Elder(1 + number(), number()), lambda: m.Replaced(),
+    lambda: m.Handover(), lambda: m.BusPast(origin, number(), "x", b"y"), lambda: m.BusJoin(vector(), vector()),
+    lambda: m.BusWelcome(vector()), lambda: m.Publish(origin, number(), "x", b"y"), lambda: m.BusCut(),
+    lambda: m.Published(number(), number(), origin, number(), "x", b"y"), lambda: m.BusSeen(number(), number()),
+    lambda: m.Refuse([m.Refusal(i, rng.choice(["x", "state-decode"]), "no") for i in rng.sample(ids, 1)]),
+]
+for _ in range(30):
+    say(rng.choice(MAKE)(), *rng.sample(fds, rng.choice([0, 0, 0, 1]) if fds else 0))
+raw(b"garbage")
+hang()
+"""
+"""A liar that says what a new process may say, in no order; but that what it owns is over, which is its own affair."""
+
+
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 1000), marks=[pytest.mark.long, PATIENT])], ids=str)
+def test_messages_in_no_order_cost_no_client_anything(tmp_path: Path, seeds: range) -> None:
+    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+        for seed in seeds:
+            said = deceived.lie(AT_RANDOM.format(seed=seed))
+            assert said.startswith((BROKEN, "x: no", "state-decode: no")), (seed, said)
+            assert "Traceback" not in service.logged(), seed

@@ -31,8 +31,6 @@ def freeze(value: Any) -> Hashable:
         return tuple(map(freeze, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return tuple(freeze(getattr(value, entry.name)) for entry in dataclasses.fields(value))
-    if hasattr(value, "__dict__") and not isinstance(value, Hashable.__class__) and not hasattr(value, "value"):
-        return tuple(sorted((name, freeze(entry)) for name, entry in vars(value).items()))
     return value
 
 

@@ -2,7 +2,12 @@
 #
 #     make demo     a server under load is handed over; what happened is printed
 #     make test     the tests: C under the sanitizers, then pytest    (ARGS="-k name" passes options on)
+#     make explore  every interleaving of the handoff protocol, far beyond what make test visits: minutes
+#     make networks the proof on bad networks, with larger bounds: minutes; needs root
+#     make faults   every fault at every step of a handoff: minutes; writes the tables of docs/proof-faults.md anew
 #     make lint     formats, types, layers
+#     make fuzz     hostile input, for SECONDS (60) at each target; SEED=2 makes other input, TARGETS="toml yaml" less
+#     make coverage which lines the tests execute, of hotfd/ and of csrc/    (ARGS as above)
 #     make build    a wheel, in dist/
 #     make setup    only the environment
 #     make clean    removes what the other targets have made, the environment too
@@ -11,6 +16,11 @@
 
 PYTHON ?= python3
 ARGS ?=
+
+# Of fuzz.
+SECONDS ?= 60
+SEED ?= 1
+TARGETS ?=
 
 # The default interpreter's environment is .venv, where editors look for it.
 VENV := $(if $(filter-out python3,$(PYTHON)),build/venv-$(notdir $(PYTHON)),.venv)
@@ -21,7 +31,7 @@ PROGRAMS := $(wildcard examples/*.py scripts/*.py)
 
 export PYTHON VENV
 
-.PHONY: help setup demo test lint build clean
+.PHONY: help setup demo explore test faults networks lint build clean fuzz coverage
 
 help:
 	@sed -n 's/^#     //p' Makefile
@@ -36,12 +46,29 @@ test: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/check_c.sh
 	@sh scripts/test.sh $(BIN)/python $(ARGS)
 
+networks: setup
+	@sh scripts/test.sh $(BIN)/python -m long tests/integration/test_networks*.py $(ARGS)
+
+fuzz: setup
+	@$(MAKE) --no-print-directory -C tests/fuzz/csrc fuzz SECONDS=$(SECONDS) SEED=$(SEED)
+	@$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED) $(TARGETS)
+
+coverage: setup
+	@sh scripts/coverage.sh $(BIN)/python $(ARGS)
+
+faults: setup
+	@$(BIN)/python -m tests.proof.faults $(ARGS)
+
+explore: setup
+	@$(BIN)/python -m tests.proof $(ARGS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@for program in $(PROGRAMS); do echo "mypy $$program" && $(BIN)/mypy --no-error-summary "$$program" || exit 1; done
-	$(BIN)/clang-format --dry-run -Werror csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h
+	$(BIN)/clang-format --dry-run -Werror csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h \
+		tests/fuzz/csrc/*.c tests/fuzz/csrc/*.h
 	$(BIN)/python scripts/check_layers.py
 
 build: setup

@@ -47,6 +47,7 @@ def ranges(lines: list[int]) -> str:
 
 
 def main() -> int:
+    """Print the table."""
     found = counts(sys.argv[1:])
     if not found:
         print("there are no counts: nothing was built with --coverage, or nothing ran", file=sys.stderr)

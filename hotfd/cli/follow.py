@@ -151,7 +151,7 @@ class Handoff:
             if self._reported_pid is not None:
                 ended = f"the new process {self._reported_pid} has ended too"
                 return self._failed("both-exited" if why.ended else lost, f"{why.detail}; {ended}")
-            return self._failed(lost, f"{why.detail}; no new process had been started")
+            return self._failed(lost, f"{why.detail}; no new process is known of")
         self._progress.note(f"asking the new process {self.successor.pid}")
         while (left := deadline - time.monotonic()) > 0:
             try:

@@ -192,11 +192,14 @@ def read_file(directory: int, name: str, limit: int) -> bytes:
     """
     descriptor = os.open(name, _READ, dir_fd=directory)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
             raise StoreError(f"{name} in the store is no regular file; remove it, and restore it from a backup")
         pieces = []
         left = limit + 1
-        while left > 0 and (piece := os.read(descriptor, left)):
+        # As much as there is, and not as there may be: os.read() has memory for all that it is asked for, and gives back
+        # what the file did not fill. A small file that is kept would stand where that was: a heap of holes, which grows.
+        while left > 0 and (piece := os.read(descriptor, min(left, about.st_size + 1))):
             pieces.append(piece)
             left -= len(piece)
         if left == 0:

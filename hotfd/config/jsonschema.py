@@ -194,18 +194,24 @@ class _Report:
         """Note what is wrong with a value in that member of a union which is meant; else, what all would take."""
         by_member: dict[int, list[ValidationError]] = {}
         for inner in error.context:
-            by_member.setdefault(int(inner.relative_schema_path[0]), []).append(inner)
+            if inner.relative_schema_path:  # a member that is just ``false`` has no place, and is never meant
+                by_member.setdefault(int(inner.relative_schema_path[0]), []).append(inner)
         schema: Any = error.schema
         value: Any = error.instance
         discriminator = schema.get("discriminator")
         if isinstance(discriminator, dict) and isinstance(value, dict):
             key = str(discriminator.get("propertyName", ""))
-            mapping = discriminator.get("mapping", {})
+            mapping = discriminator.get("mapping")
+            mapping = mapping if isinstance(mapping, dict) else {}  # no rule of JSON Schema says what it must be
             target = mapping.get(str(value.get(key)))
             if target is None:
                 self._add_tag(value, key, mapping)
                 return
-            by_member = {index: inner for index, inner in by_member.items() if members[index].get("$ref") == target}
+            by_member = {
+                index: inner
+                for index, inner in by_member.items()
+                if isinstance(members[index], dict) and members[index].get("$ref") == target
+            }
         meant = [inner for inner in by_member.values() if not any(_of_another_kind(fault) for fault in inner)]
         if len(meant) == 1:
             self.add(meant[0])

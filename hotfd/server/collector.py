@@ -1,4 +1,4 @@
-"""Pauses of Python's cyclic garbage collector while sessions move.
+"""Pauses of Python's cyclic garbage collector while sessions move, and its work afterwards.
 
 A full collection looks at every object of the process: with fifteen thousand connections that is some
 seventy milliseconds, in the middle of a cut-over, for everybody who is fenced at that moment. So the
@@ -13,6 +13,25 @@ from typing import Final
 
 LIMIT: Final = 5.0
 """Seconds after which it works again, though sessions still move: laggards may take long, and memory counts."""
+
+COLLECT_AFTER: Final = 1.0
+"""Seconds between a handoff and the collection of what it leaves behind: who came back is served first."""
+
+
+def collect_later() -> None:
+    """Have collected what a handoff leaves behind in a process that serves on.
+
+    Sessions that were given away are cycles, with all that is in their states. Python collects them when many new
+    objects were made, which is never in a quiet server. Does nothing where the program has switched the collector off,
+    and leaves it to the next handoff where that has begun meanwhile.
+    """
+    if gc.isenabled():
+        asyncio.get_running_loop().call_later(COLLECT_AFTER, _collect)
+
+
+def _collect() -> None:
+    if gc.isenabled():
+        gc.collect()
 
 
 class CollectorPause:

@@ -23,7 +23,7 @@ from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.faults import Point, reach
 from hotfd.report import Pause, Report
-from hotfd.server.collector import CollectorPause
+from hotfd.server.collector import CollectorPause, collect_later
 from hotfd.server.launch import Launch, choose
 from hotfd.server.link import Link
 from hotfd.server.moving import Moving
@@ -163,14 +163,23 @@ class Cutover:
                 self._successor.kill()
             raise
         finally:
-            self.engine.mover = None
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of what only a handoff needs. The outcome is what it is, whatever goes wrong here."""
+        self.engine.mover = None
+        try:
             self.collector.end()
             if self._moving is not None:
                 self._moving.close()
+                if self._moving.committed:
+                    collect_later()
             if self._touch is not None:
                 self._touch.close()
             if self._machine.phase is not Phase.SETTLED:
                 self.close()
+        except Exception as error:  # noqa: BLE001 - as above
+            log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)
 
     def close(self) -> None:
         """Part from the new process. After a completed handoff that is due when nothing has stayed behind. Idempotent."""
@@ -234,8 +243,7 @@ class Cutover:
         except ValueError as error:
             raise HandoffRefused("too-large", f"the state's types do not fit the handoff channel: {error}") from error
         except OSError as error:
-            detail = f"no descriptor or memory to hand over with ({error.strerror}); raise LimitNOFILE"
-            raise HandoffRefused("descriptor-limit", detail) from error
+            raise _no_room(error) from error
         successor.start(launch)
         self.journal.tell(self.new_pid)  # whoever waits for the outcome asks that one, should this process die
         late = HandoffRefused(
@@ -330,6 +338,7 @@ class Cutover:
             same_framing=not self._framing_differs,
             answer_limit=self.options.answer_limit,
             on_change=self.changed.set,
+            on_error=self._failed_inside,
             announced=self._announced,
             releases=self._releases,
             writers=self._writers,
@@ -349,8 +358,11 @@ class Cutover:
         """Give the new process the listening sockets; from here on it accepts, and not this one."""
         assert self._successor is not None
         self._send_newer_releases()
-        reach(Point.OLD_TOUCH_MAP)
-        self._touch, fd = TouchMap.create()
+        try:
+            reach(Point.OLD_TOUCH_MAP)
+            self._touch, fd = TouchMap.create()
+        except OSError as error:
+            raise _no_room(error) from error
         named = [*self.engine.listeners.items(), *self.engine.carried.items()]
         sockets = [listener.sock.fileno() for _, listener in named]
         entries = [
@@ -398,6 +410,8 @@ class Cutover:
             self._dispatch(arrival, ids)
         except ChannelError as error:
             self._fail(HandoffRefused("protocol", f"the new process broke the handoff protocol: {error}"))
+        except Exception as error:  # noqa: BLE001 - raised into the loop, it would leave everybody waiting
+            self._failed_inside(error)
         finally:
             arrival.close()
             self.changed.set()
@@ -443,6 +457,11 @@ class Cutover:
             self._failure = failure
         self.changed.set()
 
+    def _failed_inside(self, error: Exception) -> None:
+        """Something went wrong that nobody has thought of; the clients must not pay for it."""
+        log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)
+        self._fail(HandoffRefused("internal", f"{type(error).__name__}; see the log"))
+
     def _unlink(self) -> None:
         if self._link is not None:
             self.engine.links.disconnect(self._link)
@@ -483,7 +502,6 @@ class Cutover:
 
     async def _roll_back(self, refusal: HandoffRefused) -> Report:
         """Undo everything: the old process serves on, and the operator gets the reason."""
-        reach(Point.OLD_ROLL_BACK)
         self.catch_up()
         if self._machine.phase is Phase.SETTLED:
             return self._completed()
@@ -494,7 +512,12 @@ class Cutover:
             if self.identity.together and not committed:
                 await self.thaw()  # the new process has begun nothing; handlers go on in a program that is awake
             if self._successor is not None:
-                await self._end_successor(refusal)
+                try:
+                    reach(Point.OLD_ROLL_BACK)
+                    await self._end_successor(refusal)
+                except Exception as error:  # noqa: BLE001 - dead it must be, or nothing can be taken back
+                    log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)
+                    await self._successor.end(at_once=True, code=refusal.code, detail=refusal.detail)
             await self.thaw()
             if self._moving is not None:
                 self._take_back(self._moving)
@@ -530,8 +553,18 @@ class Cutover:
             log.event(logging.CRITICAL, "take-back-impossible", id=self.id, pid=self.new_pid)
             return
         unit: Unit = self.options.on_loss if self.identity.together else "session"
-        take_back(self.engine, self._machine, moving, self._touch, unit)
+        try:
+            take_back(self.engine, self._machine, moving, self._touch, unit)
+        except Exception as error:  # noqa: BLE001 - in doubt, a client is told that its connection is over
+            log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)
+            moving.resume_uncommitted()
+            moving.close_held()
         self._unlink()  # only now: whoever waits to join a session finds it, if it has come back
+
+
+def _no_room(error: OSError) -> HandoffRefused:
+    detail = f"no descriptor or memory to hand over with ({error.strerror}); raise LimitNOFILE"
+    return HandoffRefused("descriptor-limit", detail)
 
 
 def _outcome(tally: Tally) -> Literal["completed", "partial"]:

@@ -106,6 +106,11 @@ class Escrow:
         """Return a session that is held, without giving it back; None when none is."""
         return self._bundles.get(wire_id)
 
+    @property
+    def sessions(self) -> list[int]:
+        """The sessions that are held."""
+        return list(self._bundles)
+
     def take(self, wire_id: int) -> Bundle:
         """Give a session back; the caller owns its descriptors. Connections that ended are not in it."""
         bundle = self._bundles.pop(wire_id)

@@ -3,7 +3,7 @@
 :class:`Moving` is the old process's book of one handoff's sessions. It fences, offers, commits, revokes
 and restores; :mod:`hotfd.server.cutover` decides when. Who owns a session's descriptors:
 
-* its streams, from the beginning until COMMIT is queued, also while it is offered;
+* its streams, from the beginning until COMMIT is about to be queued, also while it is offered;
 * the escrow from then on;
 * its new streams, when it is restored from the escrow or from an offer whose handlers had unwound.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ import msgspec
 from hotfd import _core, log
 from hotfd.errors import ChannelError, HandoffRefused, StateError, StateTooNew
 from hotfd.faults import Point, reach
-from hotfd.server.escrow import Escrow, newcomer_of
+from hotfd.server.escrow import Escrow, Newcomer, newcomer_of
 from hotfd.server.gate import Gate
 from hotfd.server.outcome import Tally
 from hotfd.server.releases import send_releases
@@ -106,6 +107,10 @@ class Item:
         )
 
 
+def _raise(error: Exception) -> None:
+    raise error
+
+
 class Moving:
     """The book of one handoff.
 
@@ -118,6 +123,7 @@ class Moving:
             no undelivered bytes.
         answer_limit: seconds that the new process may take to answer an offer.
         on_change: called when something has happened that the driver may wait for.
+        on_error: called with what nobody expects, where no caller is left to whom it could be raised.
         announced: the kinds of shared states that the new process knows of.
         releases: what the new process has been sent of the configuration.
         writers: what writes states for older code; None writes them as they are.
@@ -134,6 +140,7 @@ class Moving:
         same_framing: bool,
         answer_limit: float,
         on_change: Callable[[], None],
+        on_error: Callable[[Exception], None] = _raise,
         announced: Iterable[str] = (),
         releases: Iterable[Snapshot] = (),
         writers: Writers | None = None,
@@ -151,6 +158,7 @@ class Moving:
         self._hold_commits = hold_commits
         self._answer_limit = answer_limit
         self._on_change = on_change
+        self._on_error = on_error
         self._on_kept = on_kept
         self._announced = set(announced)
         self._releases = set(releases)  # held for a take-back too: their sessions are not here any more by then
@@ -350,7 +358,10 @@ class Moving:
     def _handler_unwound(self, item: Item, task: asyncio.Task[None]) -> None:
         item.unwinding -= 1
         if not item.unwinding:
-            self._unwound(item)
+            try:
+                self._unwound(item)
+            except Exception as error:  # noqa: BLE001 - the caller is the event loop
+                self._on_error(error)
 
     def _unwind_overdue(self, item: Item) -> None:
         """Somebody's ``finally`` takes too long: cancel it. It can harm nothing, writing raises."""
@@ -382,7 +393,10 @@ class Moving:
 
     def _commit_some(self) -> None:
         items, self._committing = self._committing, []
-        self._commit([item for item in items if item.wire_id in self._items])
+        try:
+            self._commit([item for item in items if item.wire_id in self._items])
+        except Exception as error:  # noqa: BLE001 - the caller is the event loop
+            self._on_error(error)
 
     def commit_all(self) -> None:
         """Commit everything, which must be accepted and unwound."""
@@ -393,21 +407,26 @@ class Moving:
         if not items:
             return
         reach(Point.OLD_COMMIT)
-        for message in self._machine.commit(item.wire_id for item in items):
-            self._channel.send(message)
-        reach(Point.OLD_COMMITTED)
+        commits = self._machine.commit(item.wire_id for item in items)
+        # All of it is given up before any of it is said: whatever goes wrong between, nothing is served by both.
         for item in items:
             del self._items[item.wire_id]
-            session = item.session
-            if session is not None:
-                for connection in session.connections:
+            if item.session is not None:
+                for connection in item.session.connections:
                     connection._stream.detach()
-                del self._by_session[session]
-                self.engine.release(session)
-                self.tally.count("moved", len(item.bundle.connections))
+                del self._by_session[item.session]
             self.escrow.hold(item.wire_id, item.bundle)
-            reach(Point.OLD_ESCROWED)
             self.committed += 1
+            reach(Point.OLD_ESCROWED)
+        try:
+            for message in commits:
+                self._channel.send(message)
+            reach(Point.OLD_COMMITTED)
+        finally:  # what is told of them now may follow the commit
+            for item in items:
+                if item.session is not None:
+                    self.engine.release(item.session)
+                    self.tally.count("moved", len(item.bundle.connections))
         self._on_change()
 
     def refused(self, refusals: Iterable[m.Refusal]) -> None:
@@ -510,8 +529,8 @@ class Moving:
             spent: what it had received and not been given, and had written and not sent, is done with.
             reason: the reason code to count it by, if it is no plain return.
         """
-        bundle = self.escrow.take(wire_id)
-        if not bundle.connections:
+        bundle = self.escrow.held(wire_id)
+        if bundle is None or not bundle.connections:
             return  # the process-wide state, which is still here; or a session that has ended
         if spent:
             bundle.connections = [
@@ -520,6 +539,7 @@ class Moving:
             ]
         reach(Point.OLD_RESTORE)
         states = decode_states(bundle, read)
+        self.escrow.take(wire_id)  # only now: whatever has raised until here, the session can still be ended in order
         self.engine.adopt([restore(bundle, states, self.engine.framing, self.engine)])
         self._uncount(bundle)
         self.tally.count("returned", len(bundle.connections), reason)
@@ -530,9 +550,11 @@ class Moving:
 
         An orderly end would pass a truncation off as complete.
         """
+        if self.escrow.held(wire_id) is None:
+            return
+        reach(Point.OLD_RESET)
         bundle = self.escrow.take(wire_id)
         if bundle.connections:
-            reach(Point.OLD_RESET)
             for fd in bundle.descriptors:
                 reset(fd)
             for record in bundle.connections:
@@ -554,6 +576,18 @@ class Moving:
             raise ChannelError("a newcomer that was offered to the new process, and not accepted by it")
         self.escrow.hold_newcomer(message.cookie, newcomer_of(message, descriptors))
 
+    def close_held(self) -> None:
+        """End all committed sessions that are still in escrow: whether they can be served, nobody can tell any more."""
+        for wire_id in self.escrow.sessions:
+            self.close_committed(wire_id)
+        for newcomer in self.escrow.take_newcomers():
+            self.close_newcomer(newcomer)
+
+    def close_newcomer(self, newcomer: Newcomer) -> None:
+        """End a connection that the dead process had accepted; the caller gives its descriptor up."""
+        self.tally.lose(_name(newcomer), 1)
+        reset(newcomer.fd)
+
     def _uncount(self, bundle: Bundle) -> None:
         """A session that was counted as moved has not."""
         self.tally.sessions["moved"] -= 1
@@ -570,6 +604,18 @@ class Moving:
                 item.timer.cancel()
         self.escrow.close()
         self._releases.clear()
+
+
+def _name(newcomer: Newcomer) -> str:
+    """Name a connection whose id only the dead process knew: by its client's address."""
+    sock = socket.socket(fileno=newcomer.fd)
+    try:
+        peer = sock.getpeername()
+    except OSError:  # the client has gone
+        peer = None
+    finally:
+        sock.detach()
+    return f"newcomer {':'.join(map(str, peer[:2]))}" if isinstance(peer, tuple) else "newcomer"
 
 
 def process_state(value: Any) -> bytes:

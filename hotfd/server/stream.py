@@ -112,8 +112,10 @@ class Stream:
         "_send",
         "_sock",
         "_spans",
+        "_taken_at",
         "_timer",
         "_unsent",
+        "_untaken",
         "_write_waiter",
         "_writing",
         "before_io",
@@ -157,6 +159,8 @@ class Stream:
         self._write_waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drained = 0
+        self._untaken = 0  # bytes that the peer had not acknowledged when the drain limit was reached last
+        self._taken_at = 0.0  # when that was seen to change
         self.life = Life.OPEN
         self.error: OSError | FramingError | None = None
         self.end_of_stream = end_of_stream
@@ -567,8 +571,23 @@ class Stream:
         self._timer = None
         if self.life is Life.FLUSHING:
             self.abort()
+        elif not self.hurried and self._is_taking():
+            self._limit(DRAIN_LIMIT)
         else:
             self._finish()
+
+    def _is_taking(self) -> bool:
+        """Whether the peer takes what the kernel still holds: until it has everything, it cannot be expected to end.
+
+        Closed now, the connection would be reset by whatever the peer says next, and those bytes lost. A peer that
+        has come to have everything since the last look gets the whole limit once more.
+        """
+        now = self._loop.time()
+        before, self._untaken = self._untaken, _unacked(self._fd)
+        if self._untaken < before or (self._untaken and not before):
+            self._taken_at = now
+            return True
+        return self._untaken > 0 and now - self._taken_at < FLUSH_LIMIT
 
     def _finish(self) -> None:
         self._cancel_limit()
@@ -593,3 +612,12 @@ def _is_quiet(fd: int, *, fin_sent: bool = False) -> bool:
         return False
     unread_bytes, unacked_bytes = struct.unpack("ii", unread + unacked)
     return bool(unread_bytes == 0 and unacked_bytes <= fin_sent)
+
+
+def _unacked(fd: int) -> int:
+    """Return how many bytes the peer has not acknowledged, the FIN apart; 0 of a connection that is over. tcp(7): SIOCOUTQ."""
+    try:
+        (unacked,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return 0
+    return max(0, int(unacked) - 1)

@@ -11,13 +11,11 @@ changed, and the others would go on with an older one. The operator says whether
 from __future__ import annotations
 
 import logging
-import socket
 from typing import TYPE_CHECKING, Literal
 
 from hotfd import log
 from hotfd.errors import StateError
 from hotfd.faults import Point, reach
-from hotfd.server.moving import Moving, reset
 from hotfd.server.snapshot import Readers
 from hotfd.server.witness import used
 from hotfd.wire.sender import Phase
@@ -25,6 +23,7 @@ from hotfd.wire.sender import Phase
 if TYPE_CHECKING:
     from hotfd.server.engine import Engine
     from hotfd.server.escrow import Newcomer
+    from hotfd.server.moving import Moving
     from hotfd.transfer.touch import TouchMap
     from hotfd.wire.sender import Sender
 
@@ -105,10 +104,18 @@ def take_back(engine: Engine, machine: Sender, moving: Moving, touch: TouchMap |
         except StateError as error:  # it was written here a moment ago; then it cannot be continued
             log.event(logging.ERROR, "session-not-restored", session=id, reason=str(error))
             moving.close_committed(id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must not pay for it
+            log.event(logging.ERROR, "session-not-restored", session=id, exc_info=error)
+            moving.close_committed(id)
     for id in result.lost:
         moving.close_committed(id)
     for newcomer in moving.escrow.take_newcomers():
-        _take_newcomer(engine, moving, newcomer, lost=verdicts.newcomer_lost(newcomer))
+        lost = verdicts.newcomer_lost(newcomer)
+        try:
+            _take_newcomer(engine, moving, newcomer, lost=lost)
+        except Exception as error:  # noqa: BLE001 - as above
+            log.event(logging.ERROR, "session-not-restored", exc_info=error)
+            moving.close_newcomer(newcomer)
     reach(Point.OLD_TAKEN_BACK)
 
 
@@ -116,20 +123,7 @@ def _take_newcomer(engine: Engine, moving: Moving, newcomer: Newcomer, *, lost: 
     """A connection that the new process had accepted: fresh, unless it was touched."""
     reach(Point.OLD_NEWCOMER_BACK)
     if lost:
-        moving.tally.lose(_name(newcomer), 1)
-        reset(newcomer.fd)
+        moving.close_newcomer(newcomer)
     else:
         engine.welcome_descriptor(newcomer.listener, newcomer.fd)
         moving.tally.count("returned", 1)
-
-
-def _name(newcomer: Newcomer) -> str:
-    """Name a connection whose id only the dead process knew: by its client's address."""
-    sock = socket.socket(fileno=newcomer.fd)
-    try:
-        peer = sock.getpeername()
-    except OSError:  # the client has gone
-        peer = None
-    finally:
-        sock.detach()
-    return f"newcomer {':'.join(map(str, peer[:2]))}" if isinstance(peer, tuple) else "newcomer"

@@ -93,6 +93,7 @@ class Takeover:
         self._one_unit = False  # all sessions move together
         self._link: Link | None = None
         self._taken: list[Connection[Any]] = []  # of a remainder: what has come by this handoff
+        self._given_up = False  # something has gone wrong inside, and the old process is being told
         self._cut_short = False  # the old process died while there may have been more to come
         self._sessions = 0
         self._pauses_ms: list[float] = []
@@ -308,9 +309,21 @@ class Takeover:
             self._dispatch(arrival, ids)
         except (ChannelError, OSError, ValueError) as error:
             self._leave(HandoffRefused("protocol", f"the old process broke the handoff protocol: {error}"))
+        except Exception as error:  # noqa: BLE001 - what was taken by half would be served by nobody
+            self._failed_inside(error)
         finally:
             arrival.close()
             self._changed.set()
+
+    def _failed_inside(self, error: Exception) -> None:
+        """Something went wrong that nobody has thought of: the old process serves on, as long as it can."""
+        log.event(logging.ERROR, "takeover-error", exc_info=error)
+        detail = f"{type(error).__name__}; see the new process's log"
+        if self._given_up:  # not even that can be said
+            self._leave(HandoffRefused("internal", detail))
+        elif not self.done.done():
+            self._given_up = True
+            self._start(self._fail_and_leave("internal", detail))
 
     def _heard_neighbour(self, arrival: Arrival) -> None:
         setup, links = self._setup, self._engine.links
@@ -473,14 +486,17 @@ class Takeover:
     def _newcomer(self, connection: Connection[Any]) -> Callable[[], None] | None:
         """Give the old process a copy of a connection before it is read."""
         assert self._touch is not None
-        reach(Point.NEW_NEWCOMER)
         slot = NEWCOMERS + self._newcomers
         self._newcomers += 1
-        message = m.Newcomer(cookie_of(connection), slot, connection.listener)
         try:
+            reach(Point.NEW_NEWCOMER)
+            message = m.Newcomer(cookie_of(connection), slot, connection.listener)
             copy = os.dup(connection._stream.fileno())
             self._channel.send(message, [copy], owned=[copy])
         except (BufferError, OSError):
+            return None
+        except Exception as error:  # noqa: BLE001 - the client is served all the same
+            log.event(logging.ERROR, "takeover-error", exc_info=error)
             return None
         return partial(self._touch.mark, slot)
 
@@ -540,20 +556,27 @@ class Takeover:
 
     def _orphaned(self) -> None:
         """The old process is certainly dead: read what it said to the end, and own what it offered."""
-        reach(Point.NEW_ORPHANED)
         if self._old is not None:
             self._old.close()
-        if self._setup is not None:
-            self.on_old_exit(self._setup.pid)
-        self._channel.drain()
-        if not self.done.done():
-            self._inherit()
+        try:
+            reach(Point.NEW_ORPHANED)
+            if self._setup is not None:
+                self.on_old_exit(self._setup.pid)
+            self._channel.drain()
+        except Exception as error:  # noqa: BLE001 - nobody else will serve what was offered
+            log.event(logging.ERROR, "takeover-error", exc_info=error)
+        try:
+            if not self.done.done():
+                self._inherit()
+        except Exception as error:  # noqa: BLE001 - then this process cannot; its end tells the clients so
+            log.event(logging.ERROR, "takeover-error", exc_info=error)
+            self._leave(HandoffRefused("internal", f"{type(error).__name__}; see the log"))
         self._unlink()
 
     def _inherit(self) -> None:
         reach(Point.NEW_INHERIT)
         self._unhook()
-        self._cut_short = self._machine.phase is Phase.MOVING
+        self._cut_short = self._machine.phase is not Phase.PROBATION  # Finish says that this is all
         ids = self._machine.orphaned()
         log.event(logging.WARNING, "old-process-died", id=self.handoff, inherited_sessions=len(ids))
         self._own(ids)
@@ -606,7 +629,13 @@ class Takeover:
     def _start(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._failed_inside(error)
 
     def _drop_held(self) -> None:
         if self._custody is not None:

@@ -30,7 +30,11 @@ async def move_together(cutover: Cutover, moving: Moving) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + cutover.options.boundary_timeout
     sessions, process = await _at_rest(cutover, moving, deadline)
-    cutover.pass_listeners(hold=True)
+    try:
+        cutover.pass_listeners(hold=True)
+    except BaseException:
+        moving.gate.reopen_each(sessions)  # they are in nobody's book: neither waiting, nor offered
+        raise
     while not await _offer_all(cutover, moving, sessions, process):
         # Somebody's own timeout woke him while the new process read the offer: everybody goes on, and comes
         # to rest again. The new process holds its listeners until the first commit.

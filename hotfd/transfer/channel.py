@@ -215,6 +215,10 @@ class Channel:
                 if error.errno != errno.EPIPE:
                     self._break(ChannelError(f"a message cannot be sent: {error.strerror}"))
                 return
+            except Exception as error:  # noqa: BLE001 - it would stay at the head of the queue for ever
+                self._drop_queue()
+                self._break(ChannelError(f"a message cannot be sent: {type(error).__name__}"))
+                return
             self._queue.popleft()
             close_all(packet.owned)
         self._stop_writing()
@@ -267,7 +271,9 @@ class Channel:
         except OSError as error:
             if error.errno in {errno.ECONNRESET, errno.EINTR}:
                 return True  # a reset overtakes queued messages: read on to the real end
-            raise
+            # ENOMEM and the like. Raised, it would be met again in each turn of the loop, and nobody would be told.
+            self._break(ChannelError(f"the channel cannot be read: {error.strerror}"))
+            return False
         if raw.pid < 0 and not raw.data and not raw.descriptors and not raw.truncated:
             self.ended = True
             self._stop_reading()

@@ -32,7 +32,7 @@ MAX_PARTS = 4096
 """Parts of one offer: at 252 connections a part, a million connections."""
 
 MAX_SESSIONS = 1 << 20
-"""Sessions of one offer; bounds what a broken old process can make the new one remember."""
+"""Sessions of all offers of which parts are missing; bounds what a broken old process can make the new one remember."""
 
 
 class Phase(enum.Enum):
@@ -142,13 +142,12 @@ class Receiver:
         # What this side refused a moment ago may cross a revocation: both mean "not mine".
         live = [id for id in ids if self.sessions.get(id) is not Stage.REFUSED]
         # An offer may be given up before its first part could be made (no descriptor, no memory): it never comes.
-        unheard = [id for id in live if id not in self.sessions and id >= self._next_session]
-        heard = [id for id in live if id in self.sessions or id < self._next_session]
-        if len(set(live)) != len(live):
-            raise ChannelError("an id stands twice in a message")
+        unheard = [id for id in live if id >= self._next_session]
+        if unheard != list(range(self._next_session, self._next_session + len(unheard))):
+            raise ChannelError("a revocation of sessions that are not the next to be offered")
+        heard = [id for id in live if id < self._next_session]
         revoked = self._change(heard, frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED}), Stage.REVOKED)
-        self.sessions.update((id, Stage.REVOKED) for id in unheard)
-        self._next_session = max([self._next_session, *(id + 1 for id in unheard)])
+        self._next_session += len(unheard)
         return revoked
 
     def _abort(self) -> None:
@@ -185,6 +184,9 @@ class Receiver:
             raise ChannelError(f"offer {part.offer} uses ids again")
         if not 1 <= part.parts <= MAX_PARTS or not 1 <= part.sessions <= MAX_SESSIONS:
             raise ChannelError(f"offer {part.offer} has {part.parts} parts and {part.sessions} sessions")
+        awaited = sum(offer.sessions for offer in self._gathering.values())
+        if awaited + part.sessions > MAX_SESSIONS:
+            raise ChannelError(f"offer {part.offer} has {part.sessions} sessions, and parts of {awaited} are missing")
         return Offer(part.offer, part.first, part.sessions, part.parts)
 
     # -- what the new process does ------------------------------------------------------------------

@@ -286,6 +286,9 @@ def seeds() -> list[bytes]:
         for width, number in enumerate((1, 2, 4, 8)):
             data = b"xx" + (number + 6).to_bytes(number, "little" if flags & 2 else "big") + b"y" + b"z" * 12
             found.append(made(3, data, flags=flags, max_size=13, fields=bytes([0, width, 2, 1])))
+    # A length so near to 2**64 that header and payload together are small again; and payloads at the edge, unsent.
+    found += [made(3, b"\xff" * 8 + b"z" * 8, flags=flags, max_size=13, fields=b"\0\3") for flags in (0, 2, 8, 10)]
+    found += [made(6, b"$10\r\n", max_size=size) for size in (15, 16, 17)]
     found += [made(4, b"\x05hello\x80\x01" + b"x" * 128, max_size=size) for size in (4, 5, 127, 128)]
     found.append(made(4, b"\xff" * 9 + b"\x01"))
     found += [made(5, b"5:hello,0:,12:hello, world,", max_size=size) for size in (4, 5, 11, 12)]

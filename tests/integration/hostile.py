@@ -99,6 +99,18 @@ def cookie(fd):
     return _core.cookies([fd])[0]
 
 
+def sockets(listening):
+    found = []
+    for fd in held:
+        try:
+            sock = socket.socket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == listening:
+            found.append(sock)
+    return found
+
+
 """
 """What a liar can say and hear. ``hang`` waits to be ended; the end of the program is its death."""
 

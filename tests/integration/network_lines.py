@@ -38,10 +38,9 @@ SEND_BUFFER = 65536
 SEGMENTS = ("gso_max_segs", "1")
 """One segment a packet: between namespaces the kernel else passes 64 KiB as one, and would lose or keep them as one."""
 
-DROP = "drop"
 REJECT = "reject with icmpx admin-prohibited"
 FORGE_RESET = "meta l4proto tcp iifname uplink reject with tcp reset"
-"""What a rule does with packets: loses them; refuses them, which TCP takes for a hint (RFC 1122, 4.2.3.9); answers what the server
+"""What a rule does with packets: refuses them, which TCP takes for a hint (RFC 1122, 4.2.3.9); answers what the server
 sends with a reset that the client knows nothing of, as some firewalls do."""
 
 
@@ -67,7 +66,11 @@ class Line:
 
     def lose(self, percent: int) -> None:
         """Lose so many of a hundred packets, each way, by chance."""
-        self.treat(f"numgen random mod 100 < {percent} {DROP}")
+        self.treat(f"numgen random mod 100 < {percent} drop")
+
+    def deafen(self) -> None:
+        """Lose everything that the server sends, and nothing that the client does."""
+        self.treat(f"oifname {self.device} drop")
 
     def treat(self, rule: str) -> None:
         """Treat all packets of the line by a rule of nftables, instead of the rule before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -104,10 +105,12 @@ async def progress(talkers: Sequence[Talker]) -> None:
     """Wait until every line has heard more than now: one connection of each, since a single one may be very unlucky."""
     heard = {id(talker): talker.receiver.offset for talker in talkers}
     still = {talker.line for talker in talkers}
-    async with asyncio.timeout(harness.PATIENCE):
-        while still:
-            still -= {talker.line for talker in talkers if talker.receiver.offset > heard[id(talker)]}
-            await asyncio.sleep(0.01)
+    deadline = time.monotonic() + harness.PATIENCE
+    while still:
+        assert time.monotonic() < deadline, f"nothing comes any more on the lines {', '.join(still)}"
+        assert not (faults := [fault for talker in talkers for fault in talker.faults()]), faults
+        still -= {talker.line for talker in talkers if talker.receiver.offset > heard[id(talker)]}
+        await asyncio.sleep(0.01)
 
 
 async def hand_over(network: Network, service: harness.Server, *options: str) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.integration import harness
 from tests.integration.harness import PATIENCE
@@ -15,6 +17,8 @@ from tests.proof.oracle import bulk
 
 ECHO, BULK, ENDS_FIRST, PROBES = 7000, 7001, 7002, 7003
 """Ports: answers as the counter does; answers with much; ends its own direction first; sends keep-alive probes."""
+
+Loop = Literal["asyncio", "uvloop"]
 
 BULK_SIZE = 3 << 20
 """Bytes of one answer at BULK: many times what the kernels of both hosts keep for a connection."""
@@ -88,6 +92,7 @@ PROGRAM = f"""
         framing=hotfd.Lines(),
         state=Visitor,
         name="visitors",
+        loop=sys.argv[3],
     )
 """
 
@@ -120,12 +125,12 @@ class Site:
 
 
 @contextmanager
-def site(tmp_path: Path, *lines: str) -> Iterator[Site]:
-    """Run the server, with clients on lines of these names."""
+def site(tmp_path: Path, loop: Loop, *lines: str) -> Iterator[Site]:
+    """Run the server on an event loop, with clients on lines of these names."""
     result, path = tmp_path / "result", tmp_path / "server.sock"
     program = harness.script(tmp_path, "visitors.py", PROGRAM)
     with network(lines) as net:
-        command = net.of_server([harness.sys.executable, program, result, path])
+        command = net.of_server([sys.executable, program, result, path, loop])
         with harness.server(tmp_path, command, PROBES, host=SERVER) as service:
             yield Site(net, service, result, path)
             assert "Traceback" not in service.logged(), service.logged()

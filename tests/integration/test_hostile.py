@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,10 @@ BEFORE = {
         "say(m.Failed('\\x1b[2J', '\\x1b]0;mine\\x07\\r\\n' + 'x' * 1000)); hang()",
         "\x1b[2J: \x1b]0;mine\x07\r\n",
     ),
-    "a descriptor limit of nothing": ("hello(descriptor_limit=0); hang()", "descriptor-limit: the new process may open 0"),
+    "a descriptor limit of nothing": (
+        "hello(descriptor_limit=0); hang()",
+        "descriptor-limit: the new process may open 0",
+    ),
 }
 """What a liar may say before it is given anything, and the reason that the operator gets."""
 
@@ -52,15 +57,30 @@ def test_what_a_new_process_says_wrong_before_it_is_ready_ends_it_and_nothing_el
 
 
 OFFERED = {
-    "a session that was never offered": ("offered(); say(m.Accept([1000])); hang()", f"{BROKEN}an answer to session 1000"),
+    "a session that was never offered": (
+        "offered(); say(m.Accept([1000])); hang()",
+        f"{BROKEN}an answer to session 1000",
+    ),
     "a session twice in one answer": ("ids, _ = offered(); say(m.Accept(ids[:1] * 2)); hang()", BROKEN),
     "the same answer twice": ("ids, _ = offered(); say(m.Accept(ids)); say(m.Accept(ids)); hang()", BROKEN),
-    "yes and no": ("ids, _ = offered(); say(m.Accept(ids)); say(m.Refuse([m.Refusal(ids[0], 'x', '')])); hang()", BROKEN),
-    "no and yes": ("ids, _ = offered(); say(m.Refuse([m.Refusal(ids[0], 'x', '')])); say(m.Accept(ids)); hang()", BROKEN),
-    "settled while sessions are offered": ("offered(); say(m.Settled(0, 0, 0)); hang()", f"{BROKEN}Settled in phase moving"),
+    "yes and no": (
+        "ids, _ = offered(); say(m.Accept(ids)); say(m.Refuse([m.Refusal(ids[0], 'x', '')])); hang()",
+        BROKEN,
+    ),
+    "no and yes": (
+        "ids, _ = offered(); say(m.Refuse([m.Refusal(ids[0], 'x', '')])); say(m.Accept(ids)); hang()",
+        BROKEN,
+    ),
+    "settled while sessions are offered": (
+        "offered(); say(m.Settled(0, 0, 0)); hang()",
+        f"{BROKEN}Settled in phase moving",
+    ),
     "settled at once": ("proving(); say(m.Settled(0, 0, 0)); hang()", f"{BROKEN}Settled "),
     "an offer of its own": ("ids, fds = offered(); say(m.OfferPart(0, 0, 1, 0, 1), *fds); hang()", BROKEN),
-    "an order of the old process's": ("ids, _ = offered(); say(m.Commit(ids)); hang()", f"{BROKEN}Commit in phase moving"),
+    "an order of the old process's": (
+        "ids, _ = offered(); say(m.Commit(ids)); hang()",
+        f"{BROKEN}Commit in phase moving",
+    ),
     "garbage after the commit": ("committed(); raw(b'garbage'); hang()", BROKEN),
     "descriptors that are sent back": (
         "ids, fds = offered()\nfor _ in range(50): say(m.Ended([]), *fds)\nsay(m.Accept(ids), *fds); hear(m.Commit)",
@@ -96,7 +116,7 @@ NOT_A_NEWCOMER = {
     "a file": "os.open('/etc/passwd', os.O_RDONLY)",
     "the channel": "channel",
     "what the old process has offered": "descriptors[0]",
-    "the listening socket": "held[1]",
+    "the listening socket": "sockets(listening=True)[0].fileno()",
     "a socket without a peer": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach()",
 }
 
@@ -119,14 +139,30 @@ def test_a_new_process_that_spoils_the_sockets_which_it_shares_has_spoilt_nothin
     tmp_path: Path,
 ) -> None:
     with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
-        spoil = "ids, descriptors = committed()\nfor fd in held[1:]:\n    if cookie_or_none(fd): {how}\n"
-        for how in ("os.set_blocking(fd, True)", "socket.socket(fileno=os.dup(held[1])).shutdown(socket.SHUT_RDWR)"):
-            define = "def cookie_or_none(fd):\n    try: return cookie(fd)\n    except OSError: return None\n"
-            said = deceived.lie(define + spoil.format(how=how))
-            assert said.startswith("new-exited"), said
+        for how in (
+            "for sock in sockets(listening=False) + sockets(listening=True): sock.setblocking(True)",
+            "for sock in sockets(listening=True): sock.shutdown(socket.SHUT_RDWR)",
+        ):
+            with (
+                service.connect() as glutton
+            ):  # who reads nothing but the greeting, and is owed more than the kernel takes
+                assert glutton.recv(6, socket.MSG_WAITALL) == b"hello\n"
+                said = deceived.lie(f"committed()\n{how}")
+                assert said.startswith("new-exited: the new process exited with status 0"), said
+                glutton.settimeout(1)
+                with suppress(TimeoutError):
+                    glutton.sendall((b"x" * 60_000 + b"\n") * 400)
+                deceived.unharmed("beside a client that reads nothing")
+        assert "listening-again" in service.logged()
 
 
-CHANNELS = ("os.pipe()[0]", "os.open('/etc/passwd', os.O_RDONLY)", "held[1]", "channel", "os.eventfd(1)")
+CHANNELS = (
+    "os.pipe()[0]",
+    "os.open('/etc/passwd', os.O_RDONLY)",
+    "sockets(listening=True)[0].fileno()",
+    "channel",
+    "os.eventfd(1)",
+)
 """What may come as an end of a channel and is none, or the wrong one."""
 
 
@@ -164,7 +200,9 @@ hang()
 """A liar that says what a new process may say, in no order; but that what it owns is over, which is its own affair."""
 
 
-@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 1000), marks=[pytest.mark.long, PATIENT])], ids=str)
+@pytest.mark.parametrize(
+    "seeds", [range(12), pytest.param(range(12, 1000), marks=[pytest.mark.long, PATIENT])], ids=str
+)
 def test_messages_in_no_order_cost_no_client_anything(tmp_path: Path, seeds: range) -> None:
     with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
         for seed in seeds:

@@ -98,6 +98,8 @@ async def scenario(net: Network, service: harness.Server, stack: ExitStack, roun
 async def test_streams_over_ten_bad_lines_are_whole_after_their_server_was_replaced_again_and_again(
     tmp_path: Path, loop: str, rounds: int
 ) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
     counter = [sys.executable, harness.EXAMPLES / "counter.py", "--listen", f"{SERVER}:{PORT}", "--loop", loop]
     with ExitStack() as stack:
         net = stack.enter_context(network(PLAIN, CABLES))

@@ -9,17 +9,21 @@ told by going the way again.
 
 from __future__ import annotations
 
+import random
 import time
 from array import array
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
+FAULTLESS = 20
+"""A random way takes a fault in one of so many steps: it shall come to something before it is over."""
+
 Step = tuple[Any, ...]
 """The name of a method of the system, and its arguments."""
 
 
-class Wrong(Exception):
+class Wrong(Exception):  # noqa: N818 - a verdict on what is explored, and no error of the program
     """What holds in every state does not hold in this one, or a step has broken it."""
 
 
@@ -169,6 +173,31 @@ def explore(start: System, *, limit: int | None = None, faults: Iterable[str] = 
     if way is not None:
         found.wrong = Story(problem, tell(start.unpack(first), way))
     return found
+
+
+def walk(start: System, choice: random.Random, *, faults: Iterable[str] = ()) -> Story | None:
+    """Go one random way to its end, and tell it if a state on it is wrong; a fault is taken in one of twenty steps.
+
+    Args:
+        start: where it begins.
+        choice: decides.
+        faults: the names of steps that need not come.
+    """
+    unneeded, way = frozenset(faults), []
+    first = start.pack()
+    system = start.unpack(first)
+    try:
+        while True:
+            steps = system.steps()
+            system.judge(steps)
+            progress = [step for step in steps if step[0] not in unneeded]
+            wrongs = [step for step in steps if step[0] in unneeded]
+            if not progress:
+                return None
+            way.append(choice.choice(wrongs if wrongs and choice.randrange(FAULTLESS) == 0 else progress))
+            system.take(way[-1])
+    except Wrong as wrong:
+        return Story(str(wrong), tell(start.unpack(first), way))
 
 
 def tell(system: System, way: Iterable[Step]) -> list[str]:

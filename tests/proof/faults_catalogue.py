@@ -62,7 +62,7 @@ SCENARIOS: Final = {
     "deaf": Scenario(
         "the new process stops at the second offer", provoked=Spec("new", Point.NEW_PART, "SIGSTOP", number=2)
     ),
-    "ending": Scenario("a connection is to be closed while it is offered", provoked=Spec("old", Point.OLD_OFFERED, "close")),
+    "ending": Scenario("a connection is to be closed while it is offered", provoked=Spec("old", Point.OLD_OFFERED, "close", number=0)),
     "refused": Scenario("the new process cannot read the state of one session", version=2, fresh=True),
     "orphaned": Scenario(
         "the old process dies with everything offered", provoked=Spec("old", Point.OLD_FINISH, "SIGKILL")
@@ -111,6 +111,9 @@ _BEFORE_MEMORY: Final = frozenset({
 })  # fmt: skip
 
 
+MANY: Final = 1 << 10
+
+
 class Case(NamedTuple):
     """One fault at one point, in one of the processes."""
 
@@ -122,9 +125,11 @@ class Case(NamedTuple):
         return f"{self.point.value} ({self.role}): {self.fault}"
 
     @property
-    def kills_new(self) -> bool:
-        """Whether the new process may die at any moment of it."""
-        return (self.role == "new") != self.fault.startswith("peer") or self.scenario != "rolling"
+    def untold(self) -> int:
+        """How many connections that the new process has accepted may be lost without the old one knowing of them."""
+        if self.fault in {"EMFILE", "half"} or self.point is Point.SEND:
+            return MANY  # what tells of them is itself what fails
+        return 1
 
     @property
     def scenario(self) -> str:
@@ -135,7 +140,9 @@ class Case(NamedTuple):
     def specs(self) -> list[Spec]:
         """What the processes do."""
         number = _CHANNEL.get((self.point, self.role)) or _NUMBERS.get(self.point, 1)
-        spec = Spec(self.role, self.point, self.fault, number, impatient="STOP" in self.fault)
+        spec = Spec(
+            self.role, self.point, self.fault, number, impatient="STOP" in self.fault or self.scenario == "deaf"
+        )
         provoked = SCENARIOS[self.scenario].provoked
         return [spec] if provoked is None else [provoked, spec]
 

@@ -7,7 +7,7 @@ Lines are answered as :func:`tests.proof.oracle.turned` says. A line that begins
 connection closed by the server while it is offered, and ``!spoil`` has a new process refuse it.
 
 A process that is started by a handoff takes its SPEC from ``$PROOF_FAULT``, which this program reads, and hotfd never.
-A SPEC is ``POINT NUMBER FAULT IMPATIENT``: at which point, the how manieth time, what happens, and whether this process
+A SPEC is ``POINT NUMBER FAULT IMPATIENT``: at which point, the how manieth time (0: each), what happens, and whether this process
 waits only two seconds for answers; several are separated by semicolons. When it happens, a line ``PID FAULT`` is appended to ``$PROOF_FIRED``.
 """
 
@@ -125,9 +125,10 @@ def no_memory() -> None:
 
 
 def close_offered() -> None:
-    """End the connections that have asked for it."""
+    """End the connections that have asked for it and are offered now."""
     for conn in closing:
-        conn.close()
+        if conn._stream.fenced:
+            conn.close()
 
 
 INJURIES: dict[str, Callable[[], None]] = {
@@ -168,7 +169,7 @@ def arm(spec: str) -> None:
         if point.value in wanted:
             passed[point.value] += 1
             for number, fault in wanted[point.value]:
-                if number == passed[point.value]:
+                if number in {0, passed[point.value]}:
                     injure(fault)
 
     faults.arm(hook)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hotfd.wire import messages as m
-from hotfd.wire.receiver import Phase, Stage
+from hotfd.wire.receiver import Stage
 from hotfd.wire.sender import Phase as SenderPhase
 from tests.proof.explorer import Step, Wrong
 from tests.proof.new_process import NewProcess
 from tests.proof.old_process import OldProcess
 from tests.proof.story import tell_step
 from tests.proof.world import (
-    CUSTODY,
     DEAD,
     DYING,
-    FAILING,
     HUNG,
     LIVE,
     MOVING,
@@ -59,7 +57,7 @@ class Handoff(OldProcess, NewProcess):
             if not self.old_closed and self.new != DEAD and not self._settled_waits():
                 yield ("old_loses_the_channel",)
             if self.old_mode == MOVING:
-                if self.offers_left:
+                if self.offers_left and self._all_begun(len(self.unsent)):
                     free = (room for room in range(len(self.rig.members)) if self._at_boundary(room))
                     yield from (("old_offer_fails", (room,)) for room in free)
                 if self.unsent:
@@ -226,6 +224,14 @@ class Handoff(OldProcess, NewProcess):
         old, new = self._used_by(self.old_has, LIVE), self._used_by(self.new_has, LIVE)
         if both := old & new:
             raise Wrong(f"G1: both processes may read and write {names(both)}")
+        for who, has in (("old", self.old_has), ("new", self.new_has)):
+            for at, held in enumerate(has):
+                if held is not None and held.use is LIVE:
+                    self.check_whole(who, at, held.stream)
+        for served in (old, new):
+            for members in self.rig.sets:
+                if served & members and (parted := members & ~self.ended & ~served):
+                    raise Wrong(f"G3: a session of several connections is served without {names(parted)}")
         if all(step[0] in FAULTS for step in steps):
             self._judge_the_end(old, new)
 
@@ -248,7 +254,7 @@ class Handoff(OldProcess, NewProcess):
                 raise Wrong(f"G3: {name(at)} waits for an answer that nobody writes")
         for who, has, up in (("old", self.old_has, self.old), ("new", self.new_has, self.new)):
             left = [name(at) for at, held in enumerate(has) if held is not None and held.use is not LIVE]
-            if left and up == UP:
+            if left and up == UP and not self.new_closed:
                 raise Wrong(f"a descriptor is left: {who} keeps {', '.join(left)}")
         if self.gathered and self.new == UP:
             raise Wrong("a descriptor is left: new keeps parts of an offer")
@@ -261,6 +267,3 @@ class Handoff(OldProcess, NewProcess):
 def names(connections: int) -> str:
     """Name connections."""
     return ", ".join(name(at) for at in range(connections.bit_length()) if connections >> at & 1)
-
-
-__all__ = ["CUSTODY", "FAILING", "FAULTS", "Handoff", "Phase"]

@@ -7,13 +7,12 @@ records (hotfd/transfer/offer.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from hotfd.errors import ChannelError
 from hotfd.transfer import offer
 from hotfd.wire import messages as m
 from hotfd.wire import records
 from hotfd.wire.receiver import Phase, Receiver, Stage
-from tests.proof.explorer import Step, Wrong
 from tests.proof.world import (
     CUSTODY,
     DEAD,
@@ -28,6 +27,9 @@ from tests.proof.world import (
     bits,
     put,
 )
+
+if TYPE_CHECKING:
+    from tests.proof.explorer import Step
 
 COOKIE = 1000
 """What is between the number of a connection and its socket's cookie, and twice between it and its descriptor."""
@@ -107,7 +109,7 @@ class NewProcess(World):
             return
         letter, *rest = self.to_new
         self.to_new = tuple(rest)
-        message, cargo = self.rig.messages[letter]
+        message = self.rig.messages[letter][0]
         ids = self.tell_receiver(letter, lambda machine: machine.receive(message))
         match message:
             case m.OfferPart():
@@ -235,7 +237,7 @@ class NewProcess(World):
         self._drain_to_the_end()
         if self.new == DEAD:
             return  # an Abort was there
-        if self._unsettled:
+        if self._unsettled and not self.new_closed:  # who cannot read to the end inherits nothing
             self._own(self.tell_receiver("orphaned", lambda machine: machine.orphaned()))
             self.new_has = tuple(held if held is None or held.use is LIVE else None for held in self.new_has)
         self.inherited = self.unhooked = True
@@ -252,6 +254,3 @@ class NewProcess(World):
     def new_dies(self) -> None:
         """It is dead."""
         raise NotImplementedError
-
-
-__all__ = ["ChannelError", "NewProcess", "Wrong"]

@@ -29,6 +29,7 @@ from tests.proof.world import (
     UP,
     Cargo,
     Held,
+    Stream,
     World,
     bits,
     name,
@@ -43,6 +44,8 @@ class OldProcess(World):
     def giving(self) -> Sender:
         """Its machine, to look at."""
         return self.rig.senders[self.sender]
+
+    newcomers_of_the_settled_are_lost = True
 
     # -- what can happen next ------------------------------------------------------------------------
 
@@ -61,9 +64,15 @@ class OldProcess(World):
             yield from (("old_commits", (id,)) for id in accepted)
             if len(accepted) > 1:
                 yield ("old_commits", tuple(accepted))
-        if mode in (MOVING, PROVING) and (open_ids or self.revoking or mode == PROVING):
-            if self.new != UP or self.new_closed or self.old_closed:
-                yield ("old_waits_no_longer",)
+        yield from self._failing_steps(bool(open_ids or self.revoking or mode == PROVING))
+        if mode == ALONE:
+            yield from (("old_accepts", at) for at in self.rig.newcomers if self.backlog >> at & 1)
+
+    def _failing_steps(self, waits: bool) -> Iterator[Step]:
+        mode = self.old_mode
+        deaf = self.new != UP or self.new_closed or self.old_closed
+        if mode in (MOVING, PROVING) and waits and deaf:
+            yield ("old_waits_no_longer",)
         if mode in (MOVING, PROVING, FAILING) and self.new == DEAD:
             yield ("old_learns_of_the_death",)
         if mode == FAILING:
@@ -72,36 +81,39 @@ class OldProcess(World):
             yield ("old_kills",)
         if mode == KILLING and self.new == DEAD:
             yield ("old_takes_back",)
-        if mode == ALONE:
-            yield from (("old_accepts", at) for at in self.rig.newcomers if self.backlog >> at & 1)
 
     def committable(self) -> list[int]:
         """The sessions that may be committed."""
         return [id for id, stage in self.giving.sessions.items() if stage is Stage.ACCEPTED]
 
     def _moving_steps(self, open_ids: list[int]) -> Iterator[Step]:
-        if self.offers_left:
+        if self.offers_left and self._all_begun(len(self.unsent)):
             free = tuple(room for room in range(len(self.rig.members)) if self._at_boundary(room))
             yield from (("old_offers", (room,)) for room in free)
             if len(free) > 1:
                 yield ("old_offers", free)
-        yield from (("old_queues_part", at) for at in range(len(self.unsent)))
+        yield from (("old_queues_part", at) for at in range(len(self.unsent)) if self._all_begun(at))
         yield from (("old_revokes", (id,)) for id in open_ids if not self._half_queued(id))
-        if not open_ids and not self.revoking:
+        if not open_ids and not self.revoking and not self.unsent:
             yield ("old_finishes",)
 
     def _at_boundary(self, room: int) -> bool:
         held = [self.old_has[at] for at in self.rig.members[room] if not self.ended >> at & 1]
         return bool(held) and all(one is not None and one.use is LIVE and not one.stream.busy for one in held)
 
+    def _all_begun(self, count: int) -> bool:
+        """Whether each of so many offers has a part in the queue: they begin in their order, and then may mix."""
+        return all(self._part(parts).part > 0 for parts in self.unsent[:count])
+
+    def _part(self, parts: tuple[int, ...]) -> m.OfferPart:
+        message = self.rig.messages[parts[0]][0]
+        assert isinstance(message, m.OfferPart)
+        return message
+
     def _half_queued(self, id: int) -> bool:
         """Whether parts of a session's offer are still to be queued, which the program does without a pause."""
-        for parts in self.unsent:
-            message = self.rig.messages[parts[0]][0]
-            assert isinstance(message, m.OfferPart)
-            if message.first <= id < message.first + message.sessions:
-                return True
-        return False
+        parts = (self._part(parts) for parts in self.unsent)
+        return any(part.first <= id < part.first + part.sessions for part in parts)
 
     # -- moving --------------------------------------------------------------------------------------
 
@@ -120,7 +132,7 @@ class OldProcess(World):
             for at in self.rig.members[room]:
                 held = self.old_has[at]
                 if held is not None:
-                    flat.append((id, at, held.stream))
+                    flat.append((id, at, self._record(held.stream)))
                     self.old_has = put(self.old_has, at, Held(FENCED, held.stream))
         per_part = self.rig.bounds.per_part
         parts = [tuple(flat[at : at + per_part]) for at in range(0, len(flat), per_part)]
@@ -132,6 +144,10 @@ class OldProcess(World):
             )
             for number, records in enumerate(parts)
         )
+
+    def _record(self, stream: Stream) -> Stream:
+        """What travels of a connection: all of it, but for what a handler is at."""
+        return stream._replace(busy=False)
 
     def old_queues_part(self, which: int) -> None:
         """It queues the next part of an offer."""
@@ -292,6 +308,7 @@ class OldProcess(World):
         self._drain()
         open_ids = self.giving.open_sessions()
         revoked = [id for id in range(len(self.room_of)) if self.revoking >> id & 1]
+        settled = self.giving.phase is Phase.SETTLED and self.newcomers_of_the_settled_are_lost
         fate = self._fates()
         self._go_on([*open_ids, *revoked])
         self._go_on(fate.restore)
@@ -301,7 +318,7 @@ class OldProcess(World):
                     self._reset(at)
         for at in self.rig.newcomers:
             if self.old_has[at] is not None:
-                if self._newcomer_lost(at):
+                if settled or self._newcomer_lost(at):
                     self._reset(at)
                 else:
                     self.old_has = put(self.old_has, at, Held(LIVE, FRESH))
@@ -320,6 +337,8 @@ class OldProcess(World):
         return bool(self.touched & self.slot(at))
 
     def _reset(self, at: int) -> None:
+        if self.new != DEAD:
+            raise Wrong(f"G1: old resets {name(at)} while new lives")
         if self.told >> at & 1:
             raise Wrong(
                 f"G2: {name(at)} had ended in good order, old was told, and resets it: bytes on their way are lost"

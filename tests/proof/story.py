@@ -20,7 +20,9 @@ def _sessions(world: Handoff, ids: Iterable[int]) -> str:
 
 def _session(world: Handoff, room: int) -> str:
     members = world.rig.members[room]
-    return f"session {room + 1} ({'connection' if len(members) == 1 else 'connections'} {', '.join(map(name, members))})"
+    return (
+        f"session {room + 1} ({'connection' if len(members) == 1 else 'connections'} {', '.join(map(name, members))})"
+    )
 
 
 def _letter(world: Handoff, queue: tuple[int, ...]) -> str:

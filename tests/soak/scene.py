@@ -34,10 +34,10 @@ STAYING = 12
 VISITS = 6
 """Rounds that a client stays who comes and goes; one comes in each round, so that six releases are held at any time."""
 
-TURN = 0.05
+TURN = 0.1
 """Seconds between two moves in the arena, of all players together: it is what bounds the load."""
 
-CLIENT_PAUSE = 0.5
+CLIENT_PAUSE = 1.0
 """Seconds that a client of the counter waits at most between two bursts of lines."""
 
 PROBATION = "0.1"
@@ -98,6 +98,7 @@ class Scene:
         rounds: how many there were.
         handoffs: how many were carried out, rollbacks included.
         refused: how many new versions did not start.
+        releases: how many were published.
         samples: by kind of process, what was measured.
         score: what the counter's clients saw.
         tally: what the arena's players saw.
@@ -107,6 +108,7 @@ class Scene:
         self.rounds = 0
         self.handoffs = 0
         self.refused = 0
+        self.releases = 0
         self.samples: dict[str, list[Sample]] = {}
         self.score = Score()
         self.tally = Tally()
@@ -158,9 +160,9 @@ class Scene:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def round(self) -> None:
-        """Publish a release; replace both servers, beside each other; every fourth time by one that cannot start."""
+        """Publish releases, and replace both servers beside each other; every fourth time first by one that cannot start."""
         self.rounds += 1
-        await self._publish(self.rounds)
+        await self._publish()
         await self._leave()
         await asyncio.gather(self._replace_arena(), self._replace_counter())
         await self._visit()
@@ -181,8 +183,9 @@ class Scene:
 
     # -- what happens in a round ---------------------------------------------------------------------
 
-    async def _publish(self, number: int) -> None:
-        await publish_release(self._store, number)
+    async def _publish(self) -> None:
+        self.releases += 1
+        await publish_release(self._store, self.releases)
 
     async def _replace_arena(self) -> None:
         old = self._playing
@@ -193,6 +196,9 @@ class Scene:
             report = await carry("rollback", self._arena.pid)
         self._playing = report["new_pid"]
         self.handoffs += 1
+        await (
+            self._publish()
+        )  # three in a round: a configuration server has all the older ones that it keeps by half-time
         await gone(old)
 
     async def _replace_counter(self) -> None:
@@ -204,6 +210,9 @@ class Scene:
         self._counter.pid = report["new_pid"]
         self._counter.pids.append(report["new_pid"])
         self.handoffs += 1
+        await (
+            self._publish()
+        )  # three in a round: a configuration server has all the older ones that it keeps by half-time
         await gone(old)
 
     # -- who comes and goes --------------------------------------------------------------------------

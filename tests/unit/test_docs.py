@@ -258,6 +258,18 @@ def test_every_guarantee_is_stated_with_tests_that_show_it() -> None:
     assert [section.split()[0] for section in sections if not named_tests(section)] == []
 
 
+def threats(text: str) -> list[str]:
+    """Return the rows of the tables of a text that say what happens, and what shows it."""
+    tables = re.findall(r"^\| what .*\| shown by \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [row for table in tables for row in table.splitlines()]
+
+
+def test_every_line_of_the_threat_model_names_a_test_that_shows_it() -> None:
+    rows = threats((ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
+    assert len(rows) > 40
+    assert [row for row in rows if not named_tests(row.split("|")[3])] == []
+
+
 # -- commands --------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,21 @@ def test_any_framing_with_a_small_limit_divides_as_the_reference_does(header: by
 
 
 @pytest.mark.parametrize(
+    "spec",
+    [
+        _core.FramingSpec(_core.KIND_NETSTRING, 0),
+        _core.FramingSpec(_core.KIND_NETSTRING, _core.MAX_SIZE + 1),
+        _core.FramingSpec(_core.KIND_DELIMITED, 9, delimiter=b"x" * (_core.MAX_DELIMITER + 1)),
+        _core.FramingSpec(_core.KIND_LENGTH, 9, length_bytes=3),
+        _core.FramingSpec(99, 9),
+    ],
+)
+def test_parameters_that_make_no_framing_are_refused(spec: _core.FramingSpec) -> None:
+    with pytest.raises(ValueError):
+        _core.CompiledFraming(spec)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda spans, end: ([*spans[:-1], spans[-1] - 1] if spans else [0, 0, 1], end),

@@ -704,6 +704,41 @@ async def test_a_peer_that_never_ends_is_waited_for_no_longer_than_the_limit(
         assert made.stream.life is Life.CLOSED
 
 
+@pytest.mark.parametrize(
+    ("flush_limit", "looks"),
+    [
+        (30.0, [5000, 3000, 3000, 0, 0]),  # it takes something, rests, takes the last, and has its time to end then
+        (0.0, [5000, 5000]),  # it takes nothing for too long
+        (0.0, [5000, 3000, 3000]),
+        (30.0, [0]),
+    ],
+)
+@on_each_loop
+async def test_a_peer_that_has_not_taken_everything_is_waited_for_while_it_takes_something(
+    monkeypatch: pytest.MonkeyPatch, flush_limit: float, looks: list[int]
+) -> None:
+    left = iter(looks)
+    monkeypatch.setattr(module, "DRAIN_LIMIT", 0.0)
+    monkeypatch.setattr(module, "FLUSH_LIMIT", flush_limit)
+    monkeypatch.setattr(module, "_unacked", lambda fd: next(left))
+    with rig() as made:
+        made.stream.start()
+        made.stream.close()
+        await made.until(lambda: made.closed == 1)
+        assert list(left) == []
+
+
+@on_each_kind
+@on_each_loop
+async def test_what_a_peer_has_not_taken_is_counted_without_the_end(kind: str) -> None:
+    with rig(kind) as made:
+        made.stream.start()
+        made.stream.shut_write()
+        await made.until(lambda: module._unacked(made.sock.fileno()) == 0)
+    with open(os.devnull, "rb") as file:  # what is not, or no longer, a connection
+        assert module._unacked(file.fileno()) == 0
+
+
 @on_each_loop
 async def test_a_peer_that_sends_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DRAIN_BYTES", 10_000)

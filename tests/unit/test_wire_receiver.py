@@ -108,6 +108,7 @@ ALLOWED = {
     (Phase.MOVING, m.Finish),
     (Phase.MOVING, m.Abort),
     (Phase.PROBATION, m.Abort),
+    (Phase.SETTLED, m.Abort),
 }
 
 
@@ -248,6 +249,32 @@ def test_a_session_that_is_revoked_while_its_parts_arrive_is_never_held() -> Non
     assert machine.sessions == {0: Stage.HELD, 1: Stage.REVOKED, 2: Stage.HELD}
 
 
+def test_an_offer_that_is_given_up_before_its_first_part_is_revoked_and_never_comes() -> None:
+    machine = with_session(Stage.ACCEPTED)
+    assert machine.receive(m.Revoke([0, 1, 2])) == [0]
+    assert machine.sessions == {0: Stage.REVOKED}
+    for first in (1, 2):
+        with unchanged(machine, ChannelError):
+            machine.receive(m.OfferPart(1, 0, 1, first, 1))
+    with unchanged(machine, ChannelError):
+        machine.receive(m.Revoke([1]))
+    assert machine.receive(m.OfferPart(1, 0, 1, 3, 1)) == [3]
+
+
+def test_only_the_next_sessions_can_be_revoked_without_having_been_offered() -> None:
+    machine = with_session(Stage.ACCEPTED)
+    for ids in ([2], [2, 1], [1, 1], [1, 3]):
+        with unchanged(machine, ChannelError):
+            machine.receive(m.Revoke(ids))
+
+
+def test_an_abort_that_crosses_settled_is_no_mistake_and_leaves_nothing_to_inherit() -> None:
+    machine = in_phase(Phase.SETTLED)
+    assert machine.receive(m.Abort("code", "detail")) == []
+    assert machine.phase is Phase.ABORTED
+    assert machine.orphaned() == []
+
+
 def test_a_session_that_is_refused_while_its_parts_arrive_is_never_held() -> None:
     machine = in_phase(Phase.MOVING)
     machine.receive(m.OfferPart(0, 0, 2, 0, 2))
@@ -338,6 +365,17 @@ def test_answers_leave_out_what_was_revoked_meanwhile() -> None:
     assert machine.accept([0, 1]) == [m.Accept([0])]
     refused = m.Refusal(2, "code", "")
     assert machine.refuse([refused, m.Refusal(3, "code", "")]) == [m.Refuse([refused])]
+
+
+def test_offers_of_which_parts_are_missing_have_a_limit_together(monkeypatch) -> None:
+    monkeypatch.setattr("hotfd.wire.receiver.MAX_SESSIONS", 10)
+    machine = in_phase(Phase.MOVING)
+    machine.receive(m.OfferPart(0, 0, 2, 0, 6))
+    with unchanged(machine, ChannelError):
+        machine.receive(m.OfferPart(1, 0, 2, 6, 5))
+    machine.receive(m.OfferPart(1, 0, 2, 6, 4))
+    machine.receive(m.OfferPart(0, 1, 2, 0, 6))  # complete: it counts no more
+    machine.receive(m.OfferPart(2, 0, 2, 10, 6))
 
 
 def test_many_answers_are_cut_into_messages() -> None:

@@ -105,6 +105,8 @@ ALLOWED = {
     (Phase.PROBATION, m.Newcomer),
     (Phase.PROBATION, m.Ended),
     (Phase.PROBATION, m.Settled),
+    (Phase.SETTLED, m.Newcomer),
+    (Phase.SETTLED, m.Ended),
 }
 
 

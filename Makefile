@@ -4,10 +4,13 @@
 #     make test     the tests: C under the sanitizers, then pytest    (ARGS="-k name" passes options on)
 #     make explore  every interleaving of the handoff protocol, far beyond what make test visits: minutes
 #     make networks the proof on bad networks, with larger bounds: minutes; needs root
+#     make hostile  a thousand new processes that say anything in any order: minutes
 #     make faults   every fault at every step of a handoff: minutes; writes the tables of docs/proof-faults.md anew
 #     make lint     formats, types, layers
 #     make fuzz     hostile input, for SECONDS (60) at each target; SEED=2 makes other input, TARGETS="toml yaml" less
 #     make coverage which lines the tests execute, of hotfd/ and of csrc/    (ARGS as above)
+#     make soak     five hundred handoffs under load, and what every process holds meanwhile: a quarter of an hour
+#     make matrix   chosen tests on each Python and event loop, as they are and with every check on: long
 #     make build    a wheel, in dist/
 #     make setup    only the environment
 #     make clean    removes what the other targets have made, the environment too
@@ -31,7 +34,7 @@ PROGRAMS := $(wildcard examples/*.py scripts/*.py)
 
 export PYTHON VENV
 
-.PHONY: help setup demo explore test faults networks lint build clean fuzz coverage
+.PHONY: help setup demo explore test faults networks hostile lint build clean fuzz coverage soak matrix
 
 help:
 	@sed -n 's/^#     //p' Makefile
@@ -49,6 +52,9 @@ test: setup
 networks: setup
 	@sh scripts/test.sh $(BIN)/python -m long tests/integration/test_networks*.py $(ARGS)
 
+hostile: setup
+	@sh scripts/test.sh $(BIN)/python -m long tests/integration/test_hostile*.py $(ARGS)
+
 fuzz: setup
 	@$(MAKE) --no-print-directory -C tests/fuzz/csrc fuzz SECONDS=$(SECONDS) SEED=$(SEED)
 	@$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED) $(TARGETS)
@@ -58,6 +64,12 @@ coverage: setup
 
 faults: setup
 	@$(BIN)/python -m tests.proof.faults $(ARGS)
+
+soak: setup
+	@sh scripts/test.sh $(BIN)/python -m long -q -s tests/soak $(ARGS)
+
+matrix: setup
+	@$(BIN)/python scripts/matrix.py $(ARGS)
 
 explore: setup
 	@$(BIN)/python -m tests.proof $(ARGS)

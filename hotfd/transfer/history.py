@@ -19,7 +19,7 @@ import msgspec
 from hotfd import _core
 from hotfd.errors import ChannelError, HandoffRefused
 from hotfd.systemd import WATCHED_BY
-from hotfd.transfer.fingerprint import Fingerprint  # noqa: TC001 - msgspec reads the annotation
+from hotfd.transfer.fingerprint import Fingerprint
 from hotfd.transfer.process import Origin
 
 MAX_ENTRIES: Final = 16

@@ -206,7 +206,7 @@ class Deceived:
         assert not harness.alive(report["new_pid"]), told
         self.unharmed(told)
         # A connection of a moment ago may not be closed on both sides yet.
-        harness.becomes(lambda: harness.descriptors_of(self.service.pid) <= before, True, limit=20)
+        harness.becomes(lambda: harness.descriptors_of(self.service.pid) <= before, True)
         return report["reason"]
 
 

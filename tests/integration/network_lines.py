@@ -16,10 +16,10 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -133,7 +133,7 @@ def network(plain: Sequence[str], cables: Sequence[str] = ()) -> Iterator[Networ
         cables: names of lines whose packets a :class:`Cable` carries; nothing passes until it is plugged in.
     """
     permitted()
-    for program in ("nft", "tc"):
+    for program in ("nft", "ss", "sysctl", "tc"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     server, router = (f"hotfd-{os.getpid()}-{name}" for name in ("server", "router"))
@@ -155,7 +155,7 @@ def network(plain: Sequence[str], cables: Sequence[str] = ()) -> Iterator[Networ
                 _veth(router, device, client)
             _address(router, device, client, number)
             lines[name] = Line(device, router, client, carrier)
-        _nft(router, _rules([line.device for line in lines.values()]))
+        _nft(router, _rules([line.device for line in lines.values()]), pytest.skip)
         yield Network(server, router, lines)
 
 
@@ -188,14 +188,25 @@ def _rules(devices: Sequence[str]) -> str:
 
 
 def _sysctl(name: str, *settings: str) -> None:
-    _run("ip", "netns", "exec", name, "sysctl", "-q", "-w", *(f"net.{setting}" for setting in settings))
+    _run(
+        "ip",
+        "netns",
+        "exec",
+        name,
+        "sysctl",
+        "-q",
+        "-w",
+        *(f"net.{setting}" for setting in settings),
+        otherwise=pytest.skip,
+    )
 
 
-def _nft(router: str, commands: str) -> None:
-    _run("ip", "netns", "exec", router, "nft", "-f", "-", given=commands)
+def _nft(router: str, commands: str, otherwise: Callable[[str], NoReturn] = pytest.fail) -> None:
+    _run("ip", "netns", "exec", router, "nft", "-f", "-", given=commands, otherwise=otherwise)
 
 
-def _run(*command: str, given: str = "") -> str:
+def _run(*command: str, given: str = "", otherwise: Callable[[str], NoReturn] = pytest.fail) -> str:
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}\n{given}"
+    if done.returncode:
+        otherwise(f"{' '.join(command)}: {done.stderr}\n{given}")
     return done.stdout

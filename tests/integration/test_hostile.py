@@ -104,9 +104,10 @@ OFFERED = {
 
 
 def test_what_a_new_process_says_wrong_while_sessions_move_costs_no_client_anything(tmp_path: Path) -> None:
-    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+    with harness.counter(tmp_path) as service, Deceived(tmp_path, service).watched() as deceived:
         for name, (source, reason) in OFFERED.items():
-            said = deceived.lie(source)
+            fields = {"deadline": 3.0} if reason.startswith("new-hung") else {}  # also for an answer
+            said = deceived.lie(source, **fields)
             assert said.startswith(reason), f"{name}: {said!r}"
         assert "Traceback" not in service.logged()
 
@@ -123,7 +124,7 @@ NOT_A_NEWCOMER = {
 
 @pytest.mark.parametrize("end", ["hang()", "hear(m.Finish)"], ids=["hangs", "dies"])
 def test_what_is_no_connection_is_not_taken_for_one_that_the_new_process_accepted(tmp_path: Path, end: str) -> None:
-    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+    with harness.counter(tmp_path) as service, Deceived(tmp_path, service).watched() as deceived:
         for name, fd in NOT_A_NEWCOMER.items():
             said = deceived.lie(
                 f"ids, descriptors = committed()\nfd = {fd}\n"
@@ -138,7 +139,7 @@ def test_what_is_no_connection_is_not_taken_for_one_that_the_new_process_accepte
 def test_a_new_process_that_spoils_the_sockets_which_it_shares_has_spoilt_nothing_when_it_is_gone(
     tmp_path: Path,
 ) -> None:
-    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+    with harness.counter(tmp_path) as service, Deceived(tmp_path, service).watched() as deceived:
         for how in (
             "for sock in sockets(listening=False) + sockets(listening=True): sock.setblocking(True)",
             "for sock in sockets(listening=True): sock.shutdown(socket.SHUT_RDWR)",
@@ -184,7 +185,7 @@ def number(): return rng.choice([0, 1, 2, *ids, 1 << 20, 1 << 30])
 def vector(): return [(rng.randbytes(8), number()) for _ in range(rng.randrange(4))]
 MAKE = [
     lambda: m.Accept(rng.sample(ids, rng.randrange(len(ids) + 1))), lambda: m.Ended([]),
-    lambda: m.Ended([number()]), lambda: m.Newcomer(number(), number(), "x"), lambda: m.Linked(),
+    lambda: m.Ended([rng.getrandbits(60)]), lambda: m.Newcomer(number(), number(), "x"), lambda: m.Linked(),
     lambda: m.Holds([str(number())], rng.random() < 0.5), lambda: m.Released("x"), lambda: m.Wanted(str(number())),
     lambda: m.Newest(1 + number(), number()), lambda: m.Elder(1 + number(), number()), lambda: m.Replaced(),
     lambda: m.Handover(), lambda: m.BusPast(origin, number(), "x", b"y"), lambda: m.BusJoin(vector(), vector()),
@@ -204,7 +205,7 @@ hang()
     "seeds", [range(12), pytest.param(range(12, 1000), marks=[pytest.mark.long, PATIENT])], ids=str
 )
 def test_messages_in_no_order_cost_no_client_anything(tmp_path: Path, seeds: range) -> None:
-    with harness.counter(tmp_path, impatient=True) as service, Deceived(tmp_path, service).watched() as deceived:
+    with harness.counter(tmp_path) as service, Deceived(tmp_path, service).watched() as deceived:
         for seed in seeds:
             said = deceived.lie(AT_RANDOM.format(seed=seed))
             assert said.startswith((BROKEN, "x: no", "state-decode: no")), (seed, said)

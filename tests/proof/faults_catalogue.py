@@ -56,8 +56,8 @@ class Scenario:
 
 
 SCENARIOS: Final = {
-    "rolling": Scenario("a handoff that succeeds"),
-    "together": Scenario("a handoff in which all sessions move at one moment", "together"),
+    "rolling": Scenario("nothing else goes wrong"),
+    "together": Scenario("all sessions move at one moment", "together"),
     "lost": Scenario("the new process dies at the end of its probation", provoked=Spec("new", Point.NEW_SETTLE, "SIGKILL")),
     "deaf": Scenario(
         "the new process stops at the second offer", provoked=Spec("new", Point.NEW_PART, "SIGSTOP", number=2)

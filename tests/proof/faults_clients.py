@@ -131,6 +131,7 @@ class Crowd:
             self.doomed = None
         idle, busy, listeners = self._sizes
         for group, size in ((self.idle, idle), (self.busy, busy)):
+            await self._leave([client for client in group if client.gone])
             group[:] = [client for client in group if not client.gone]
             while len(group) < size:
                 group.append(await Client.open(self.oracle, address))

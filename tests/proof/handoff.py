@@ -191,7 +191,7 @@ class Handoff(OldProcess, NewProcess):
         mine = self._used_by(self.new_has, LIVE)
         committed = bits(at for id in self._committed() for at in self.of_session(id))
         if settled:
-            return mine | committed | self.backlog
+            return mine | committed | copies | self.backlog  # no touch is noted, and no end told any more
         lost = mine & bits(self.rig.newcomers) & ~copies
         for at in range(len(self.rig.words)):
             if (mine | committed | copies) >> at & 1 and not self._is_old(at) and self.touched & self._slot(at):

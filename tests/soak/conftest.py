@@ -1,5 +1,5 @@
 """The fixtures of the integration tests: each test has a runtime directory of its own, and leaves nothing over."""
 
-from tests.integration.conftest import runtime_directory
+from tests.integration.conftest import ended_tasks, pytest_itemcollected, runtime_directory, temporary_files
 
-__all__ = ["runtime_directory"]
+__all__ = ["ended_tasks", "pytest_itemcollected", "runtime_directory", "temporary_files"]

@@ -16,6 +16,7 @@ from hotfd.transfer.fingerprint import Fingerprint, Mark, loaded_files, read
 from hotfd.transfer.listening import listening_socket, parse
 from hotfd.transfer.process import ORIGIN, Origin
 from hotfd.transfer.touch import TouchMap
+from hotfd.wire.messages import Ready
 from tests.unit.wire_support import Inbox, nothing_stays_open, on_each_loop, turns
 
 if TYPE_CHECKING:
@@ -56,6 +57,25 @@ async def test_a_channel_that_cannot_be_read_is_broken_once_and_asked_no_more() 
         channel.drain()
     assert calls == [mine]
     assert [str(error) for error in inbox.broken] == ["the channel cannot be read: no memory"]
+    channel.close()
+    os.close(peer)
+
+
+@on_each_loop
+async def test_a_send_that_fails_in_a_way_nobody_expects_breaks_the_channel_and_leaks_nothing() -> None:
+    mine, peer = _core.channel_pair()
+    inbox = Inbox()
+    channel = Channel(mine, inbox.on_message, inbox.on_broken)
+
+    def send(*arguments: object) -> None:
+        raise LookupError("secret")
+
+    null = os.open(os.devnull, os.O_RDONLY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_core, "send_message", send)
+        channel.send(Ready(), [null], owned=[null])
+    assert [str(error) for error in inbox.broken] == ["a message cannot be sent: LookupError"]
+    assert (channel.queued, await channel.flushed()) == (0, False)
     channel.close()
     os.close(peer)
 
@@ -128,7 +148,9 @@ def test_a_listening_socket_of_ipv6_leaves_ipv4_to_others() -> None:
     sock.close()
 
 
-@pytest.mark.parametrize("spec", ["unix:/a\ud800", "127.0.0.1:7\udc80", "[::1", "unix:", "a:b:c:1", "here", "here:x", "here:65536"])
+@pytest.mark.parametrize(
+    "spec", ["unix:/a\ud800", "127.0.0.1:7\udc80", "[::1", "unix:", "a:b:c:1", "here", "here:x", "here:65536"]
+)
 def test_an_address_that_is_none_is_refused_before_a_socket_is_made(spec: str) -> None:
     with pytest.raises(ValueError):
         listening_socket(spec)

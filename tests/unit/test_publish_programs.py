@@ -84,6 +84,8 @@ def test_little_of_the_environment_is_passed_on(monkeypatch):
 
 
 def test_of_a_complaint_that_line_is_shown_that_says_what_is_wrong():
-    error = ConfigError("svn info: svn: warning: cannot set LC_CTYPE locale\nsvn: E170013: Unable to connect\nsvn: E1: x")
+    error = ConfigError(
+        "svn info: svn: warning: cannot set LC_CTYPE locale\nsvn: E170013: Unable to connect\nsvn: E1: x"
+    )
     assert programs.essence(error, "svn: E") == "svn: E170013: Unable to connect"
     assert programs.essence(error, "fatal: ") == "svn info: svn: warning: cannot set LC_CTYPE locale"

@@ -26,6 +26,7 @@ import prctl
 import pytest
 import trustme
 
+from tests.integration.footprint import LASTING
 from tests.integration.harness import PATIENCE
 
 MISSING = "etcd is not installed (Debian: etcd-server)"
@@ -91,12 +92,14 @@ class Member:
                 env={"PATH": os.environ["PATH"]},
                 preexec_fn=_end_with_parent,
             )
+        LASTING.add(self.process.pid)
 
     def kill(self) -> None:
         """Kill it with SIGKILL. Idempotent."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+            LASTING.discard(self.process.pid)
             self.process = None
 
     @contextmanager

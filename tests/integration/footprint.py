@@ -41,13 +41,17 @@ def mapped(pid: int | str = "self") -> int:
     return Path(f"/proc/{pid}/maps").read_bytes().count(b" /memfd:")
 
 
+LASTING: set[int] = set()
+"""Children that belong to more than one test, as the members of a cluster do; whoever started them ends them."""
+
+
 def children() -> set[int]:
-    """Return the children of this process, zombies included: whoever was not waited for."""
+    """Return the children of this process, zombies included: whoever was not waited for, but for the lasting ones."""
     found: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
         with suppress(OSError):  # it has ended
             found.update(map(int, Path(f"/proc/self/task/{thread}/children").read_text(encoding="ascii").split()))
-    return found
+    return found - LASTING
 
 
 def zombies() -> list[int]:

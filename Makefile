@@ -66,13 +66,14 @@ faults: setup
 	@$(BIN)/python -m tests.proof.faults $(ARGS)
 
 soak: setup
-	@sh scripts/test.sh $(BIN)/python -m long -q -s tests/soak $(ARGS)
+	@sh scripts/test.sh $(BIN)/python -m long -q -s tests/soak tests/integration/test_leaks.py $(ARGS)
 
 matrix: setup
 	@$(BIN)/python scripts/matrix.py $(ARGS)
 
 explore: setup
 	@$(BIN)/python -m tests.proof $(ARGS)
+	@sh scripts/test.sh $(BIN)/python -m long tests/unit/test_bus_exploration.py
 
 lint: setup
 	$(BIN)/ruff check .

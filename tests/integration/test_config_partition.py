@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 INTERVAL = 3.0
 """Seconds between two pushes: what ``hotfd config serve`` has when nothing else is said."""
 
-CUT_OFF = 9.0
-"""Seconds of the partition: three intervals, so that everybody has noticed, and backs off."""
+CUT_OFF = 7.0
+"""Seconds of the partition: more than two intervals, so that everybody has noticed, and backs off."""
 
 PROGRAM = """
     import sys

@@ -11,7 +11,8 @@ import pytest
 from tests.integration import harness
 from tests.integration.clients import Score, line_client
 
-HANDOFFS = 100
+MANY, FEW = 100, 25
+"""Handoffs, where there is time for many, and in every run; ``make soak`` has hundreds."""
 
 
 def threads(pid: int) -> int:
@@ -19,7 +20,8 @@ def threads(pid: int) -> int:
 
 
 @pytest.mark.timeout(300)
-async def test_a_hundred_handoffs_leave_nothing_over(tmp_path: Path, runtime_directory: Path) -> None:
+@pytest.mark.parametrize("handoffs", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+async def test_a_hundred_handoffs_leave_nothing_over(handoffs: int, tmp_path: Path, runtime_directory: Path) -> None:
     with harness.counter(tmp_path) as service:
         score, stop = Score(), asyncio.Event()
         clients = [
@@ -28,13 +30,13 @@ async def test_a_hundred_handoffs_leave_nothing_over(tmp_path: Path, runtime_dir
         while score.replies < 20:
             await asyncio.sleep(0.05)
         before = harness.descriptors_of(service.pid), threads(service.pid)  # of a process that no handoff made
-        await harness.handoffs(service, HANDOFFS, "--probation", "0", pause=0.0)
+        await harness.handoffs(service, handoffs, "--probation", "0", pause=0.0)
         harness.wait_gone(service.pids[-2])  # it answers the operator first, and then ends
         # The new process hears of that death by an event, and closes its last descriptor of the handoff then.
         harness.becomes(lambda: (harness.descriptors_of(service.pid), threads(service.pid)), before)
         assert [path.name for path in runtime_directory.iterdir()] == [f"{service.pid}.sock"]
         assert harness.processes_with_environment("HOTFD_RUNTIME_DIR", str(runtime_directory)) == [service.pid]
-        assert service.status()["generation"] == HANDOFFS + 1
+        assert service.status()["generation"] == handoffs + 1
         stop.set()
         await asyncio.gather(*clients)
         score.check()

@@ -9,7 +9,6 @@ SMALL: dict[str, Bounds] = {
     "half a frame": Bounds((("xX",),), refusals=0),
     "a half-closed client": Bounds((("E",),)),
     "a newcomer": Bounds((("",),), newcomers=("X",)),
-    "offered again, two faults": Bounds((("",),), offers=2, faults=2),
     "two connections in two parts": Bounds((("X", ""),), refusals=0),
     "two sessions, one fault of a process": Bounds(
         (("",), ("",)), offers=2, refusals=0, kinds=frozenset({"old_dies", "new_dies"})
@@ -18,6 +17,7 @@ SMALL: dict[str, Bounds] = {
 """Each is explored to its end; all of them together take less than half a minute."""
 
 LARGE: dict[str, Bounds] = SMALL | {
+    "offered again, two faults": Bounds((("",),), offers=2, faults=2),
     "half a frame of a half-closed client": Bounds((("xXE",),)),
     "two sessions": Bounds((("X",), ("",)), offers=1),
     "two sessions, offered again": Bounds((("",), ("",)), offers=3),

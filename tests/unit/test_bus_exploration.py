@@ -432,7 +432,7 @@ def walk(world: World, seed: int) -> None:
         World(2, publishes=1, deaths=1, moves=True),
         World(2, publishes=2, deaths=1),
         linked(2, World(3, publishes=1, deaths=1)),
-        linked(3, World(3, publishes=1, deaths=0, passes=True)),
+        pytest.param(linked(3, World(3, publishes=1, deaths=0, passes=True)), marks=pytest.mark.long),
     ],
     ids=["a subscriber moves", "two publish", "three generations", "a process is passed on"],
 )

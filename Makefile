@@ -64,6 +64,7 @@ coverage: setup
 
 faults: setup
 	@$(BIN)/python -m tests.proof.faults $(ARGS)
+	@sh scripts/test.sh $(BIN)/python -m long tests/integration/test_faults.py
 
 soak: setup
 	@sh scripts/test.sh $(BIN)/python -m long -q -s tests/soak tests/integration/test_leaks.py $(ARGS)

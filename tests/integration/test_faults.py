@@ -45,7 +45,7 @@ async def run(tmp_path: Path, chosen: list[Case]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
+@pytest.mark.parametrize("group", [0, *(pytest.param(group, marks=pytest.mark.long) for group in range(1, GROUPS))])
 async def test_a_process_is_killed_at_each_step_and_nobody_hears_a_wrong_byte(tmp_path: Path, group: int) -> None:
     size = -(-len(KILLED) // GROUPS)
     await run(tmp_path, KILLED[group * size : (group + 1) * size])

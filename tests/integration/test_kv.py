@@ -159,7 +159,7 @@ class Counting:
 
 @pytest.mark.parametrize(
     ("requests", "options", "loop"),
-    [(120_000, (), "uvloop"), (400_000, ("-P", "16"), "asyncio")],
+    [pytest.param(120_000, (), "uvloop", marks=pytest.mark.long), (400_000, ("-P", "16"), "asyncio")],
     ids=["one request at a time, uvloop", "pipelines of sixteen, asyncio"],
 )
 def test_redis_benchmark_does_not_notice_five_handoffs(

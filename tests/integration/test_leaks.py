@@ -11,7 +11,7 @@ import pytest
 from tests.integration import harness
 from tests.integration.clients import Score, line_client
 
-MANY, FEW = 100, 25
+MANY, FEW = 100, 15
 """Handoffs, where there is time for many, and in every run; ``make soak`` has hundreds."""
 
 

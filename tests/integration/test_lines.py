@@ -15,7 +15,7 @@ from tests.integration.clients import Score, line_client
 CLIENTS = 500
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.long)])
 async def test_five_hundred_clients_with_random_fragments_see_nothing_of_ten_handoffs(
     tmp_path: Path, loop: str
 ) -> None:

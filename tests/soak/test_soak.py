@@ -1,6 +1,6 @@
 """Servers that are replaced hundreds of times are in the end what they were in the beginning; so is who stands beside them.
 
-``make soak`` runs the long one and prints its table; a run of a few rounds is among the other tests, with the same code.
+``make soak`` runs the long one and prints its table; a run of a few rounds, with the same code, comes first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ server's line, and not what one connection or one release takes. Noise is about 
 
 
 @pytest.mark.timeout(5400)
-@pytest.mark.parametrize("rounds", [SHORT, pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.alone])])
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(SHORT, marks=pytest.mark.long),
+        pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.alone]),
+    ],
+)
 async def test_hundreds_of_handoffs_under_load_leave_every_process_as_it_was(
     tmp_path: Path, rounds: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from tests.integration.config_serving import resident
 from tests.integration.hostile import LIAR, Deceived, Witness
 from tests.integration.test_rooms import ROOMS
 
+pytestmark = pytest.mark.long  # ``make hostile``: too much for every run
+
 SPARE = 500
 """Descriptors that this process needs beside its clients."""
 

@@ -357,6 +357,8 @@ WHO = """
 
 PASSED_ON = """
 import os, sys
+
+pytestmark = pytest.mark.long  # ``make networks``: too much for every run
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])

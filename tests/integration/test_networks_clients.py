@@ -36,6 +36,8 @@ from tests.integration.network_visitors import (
 )
 from tests.proof.oracle import Oracle, bulk, counted
 
+pytestmark = pytest.mark.long  # ``make networks``: too much for every run
+
 LITTLE = 4096
 """Bytes of a client's receive buffer: its window is shut soon."""
 
@@ -357,8 +359,6 @@ WHO = """
 
 PASSED_ON = """
 import os, sys
-
-pytestmark = pytest.mark.long  # ``make networks``: too much for every run
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])

@@ -3,13 +3,13 @@
 #     make demo     a server under load is handed over; what happened is printed
 #     make test     the tests: C under the sanitizers, then pytest    (ARGS="-k name" passes options on)
 #     make explore  every interleaving of the handoff protocol, far beyond what make test visits: minutes
-#     make networks the proof on bad networks, with larger bounds: minutes; needs root
-#     make hostile  a thousand new processes that say anything in any order: minutes
+#     make networks the proof on bad networks, whole and with larger bounds: minutes; needs root
+#     make hostile  a thousand new processes that say anything in any order, and the largest sizes: minutes
 #     make faults   every fault at every step of a handoff: minutes; writes the tables of docs/proof-faults.md anew
 #     make lint     formats, types, layers
 #     make fuzz     hostile input, for SECONDS (60) at each target; SEED=2 makes other input, TARGETS="toml yaml" less
 #     make coverage which lines the tests execute, of hotfd/ and of csrc/    (ARGS as above)
-#     make soak     five hundred handoffs under load, and what every process holds meanwhile: a quarter of an hour
+#     make soak     hundreds of handoffs under load, and what every process holds meanwhile: a quarter of an hour
 #     make matrix   chosen tests on each Python and event loop, as they are and with every check on: long
 #     make build    a wheel, in dist/
 #     make setup    only the environment

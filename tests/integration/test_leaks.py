@@ -1,4 +1,4 @@
-"""A hundred handoffs leave nothing behind: no descriptor, process, thread or socket file, no growth."""
+"""Handoffs leave nothing behind: no descriptor, process, thread or socket file, no growth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def threads(pid: int) -> int:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("handoffs", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
-async def test_a_hundred_handoffs_leave_nothing_over(handoffs: int, tmp_path: Path, runtime_directory: Path) -> None:
+async def test_handoffs_leave_nothing_over(handoffs: int, tmp_path: Path, runtime_directory: Path) -> None:
     with harness.counter(tmp_path) as service:
         score, stop = Score(), asyncio.Event()
         clients = [

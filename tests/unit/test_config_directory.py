@@ -28,7 +28,7 @@ from hotfd.config.reader import note
 from hotfd.config.rollout import For
 from hotfd.errors import ConfigError, StoreError
 from tests.unit.config_stores import MEMORY, publish, publishing, report, sealed
-from tests.unit.wire_support import open_descriptors
+from tests.unit.wire_support import open_descriptors, wait_for_given_up_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +42,7 @@ NOBODY = 65534
 def nothing_stays_open() -> Iterator[None]:
     before = open_descriptors()
     yield
+    wait_for_given_up_threads()
     left = open_descriptors() - before
     # The event loop's and its threads' own come and go with pytest's fixtures.
     assert [each for each in left if "store" in each or "inotify" in each] == []

@@ -28,7 +28,7 @@ from tests.unit.config_stores import (
     shows_no_older_heads,
     until,
 )
-from tests.unit.wire_support import on_each_loop, open_descriptors
+from tests.unit.wire_support import on_each_loop, open_descriptors, wait_for_given_up_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def nothing_stays_open() -> Iterator[None]:
     yield
+    # A look that was given up goes on in its thread, and closes its descriptor itself.
+    wait_for_given_up_threads()
     assert [each for each in open_descriptors() if "inotify" in each or "hotfd-store" in each] == []
 
 
@@ -180,8 +182,6 @@ async def test_a_watch_that_is_cancelled_closes_what_it_has(store: DirectoryStor
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    # A look that was given up goes on in its thread, and closes its descriptor itself.
-    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 def test_a_watch_that_is_made_after_its_end_is_closed_at_once(place: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hotfd.config.directory import DirectoryStore
 from tests.unit.config_stores import *  # noqa: F403 - the tests themselves
 from tests.unit.config_stores import MEMORY
-from tests.unit.wire_support import open_descriptors
+from tests.unit.wire_support import open_descriptors, wait_for_given_up_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def nothing_stays_open() -> Iterator[None]:
     yield
+    wait_for_given_up_threads()
     # The event loop's own descriptors come and go with the fixtures.
     assert [each for each in open_descriptors() if "inotify" in each or "hotfd-store" in each] == []
 

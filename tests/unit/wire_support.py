@@ -8,6 +8,7 @@ import inspect
 import os
 import resource
 import socket
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,14 @@ def open_descriptors() -> set[str]:
         except FileNotFoundError:  # the listing's own descriptor
             continue
     return found
+
+
+def wait_for_given_up_threads() -> None:
+    """Wait until everything has ended that was run aside for the configuration, also what nobody waits for any more."""
+    for thread in threading.enumerate():
+        if thread.name == "hotfd-config":
+            thread.join(LIMIT)
+            assert not thread.is_alive(), "a thread that does not end"
 
 
 def is_open(fd: int) -> bool:

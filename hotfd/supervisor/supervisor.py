@@ -210,9 +210,9 @@ class Supervisor:
                 level = logging.INFO if meant and not status else logging.ERROR
                 log.event(level, "ended", worker=worker, status=status, meant=meant)
             case Notify(lines=lines):
-                systemd.notify(*lines, environment=self._manager)
                 if "READY=1" in lines:
-                    self._write_pidfile()
+                    self._write_pidfile()  # first: a manager that has heard of READY may read it
+                systemd.notify(*lines, environment=self._manager)
             case Exit(status=status):
                 self._over.set_result(status)
 

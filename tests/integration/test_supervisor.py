@@ -81,6 +81,7 @@ def test_a_handoff_by_the_supervisors_pid_keeps_client_supervisor_and_pid_file(t
     pidfile = tmp_path / "echo.pid"
     with supervised(tmp_path, "--pidfile", str(pidfile)) as service, service.connect() as client:
         first = client.served_by()
+        harness.becomes(pidfile.exists, True)  # written when every worker serves, which this client needs not wait for
         assert pidfile.read_text() == f"{service.pid}\n"
         for generation in (2, 3, 4):
             report = service.handoff()

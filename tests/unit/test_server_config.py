@@ -34,13 +34,22 @@ class Room:
 SEEN: dict[str, list[Any]] = {}
 
 
-async def talk(conn: hotfd.Connection[Any]) -> None:
+@dataclass
+class Guest:
+    wish: str = ""  # the room that a join is on its way to, which may take the connection along
+
+
+async def talk(conn: hotfd.Connection[Guest]) -> None:
     """'?' tells the damage; '+K' joins room K; '-' leaves it; '!' takes the newest release; 'is' whether it is one object."""
     began = conn.config
+    if conn.state.wish:
+        await enter(conn)
+        await tell(conn)
     async for line in conn:
         word = line.decode()
         if word.startswith("+"):
-            await conn.join(word[1:], state=Room)
+            conn.state.wish = word[1:]
+            await enter(conn)
         elif word == "-":
             await conn.leave()
         elif word == "!":
@@ -48,8 +57,17 @@ async def talk(conn: hotfd.Connection[Any]) -> None:
         elif word == "is":
             await conn.send(b"%d" % (conn.config is began))
             continue
-        assert conn.config is conn.session.config
-        await conn.send(b"%d %d" % (conn.config.damage, conn.config.open))
+        await tell(conn)
+
+
+async def enter(conn: hotfd.Connection[Guest]) -> None:
+    await conn.join(conn.state.wish, state=Room)
+    conn.state.wish = ""
+
+
+async def tell(conn: hotfd.Connection[Guest]) -> None:
+    assert conn.config is conn.session.config
+    await conn.send(b"%d %d" % (conn.config.damage, conn.config.open))
 
 
 def config(**arguments: Any) -> hotfd.Config[Rules]:
@@ -62,7 +80,7 @@ async def say(client: testing.Client, word: str) -> str:
 
 
 async def test_a_session_keeps_what_it_began_with_and_the_next_one_begins_with_the_newest() -> None:
-    async with testing.serve(talk, config=config()) as served:
+    async with testing.serve(talk, state=Guest, config=config()) as served:
         first = await served.connect()
         assert await say(first, "?") == "10 1"
         served.publish(Rules(11))
@@ -73,7 +91,7 @@ async def test_a_session_keeps_what_it_began_with_and_the_next_one_begins_with_t
 
 
 async def test_it_is_the_same_object_from_frame_to_frame() -> None:
-    async with testing.serve(talk, config=config()) as served:
+    async with testing.serve(talk, state=Guest, config=config()) as served:
         client = await served.connect()
         served.publish(Rules(11))
         assert await say(client, "is") == "1"
@@ -81,7 +99,7 @@ async def test_it_is_the_same_object_from_frame_to_frame() -> None:
 
 
 async def test_who_joins_a_session_takes_what_that_holds() -> None:
-    async with testing.serve(talk, config=config()) as served:
+    async with testing.serve(talk, state=Guest, config=config()) as served:
         first, second = await served.connect(), await served.connect()
         assert await say(first, "+a") == "10 1"
         served.publish(Rules(11))
@@ -93,7 +111,7 @@ async def test_who_joins_a_session_takes_what_that_holds() -> None:
 
 
 async def test_a_checkpoint_takes_the_newest_for_the_whole_session() -> None:
-    async with testing.serve(talk, config=config()) as served:
+    async with testing.serve(talk, state=Guest, config=config()) as served:
         first, second = await served.connect(), await served.connect()
         for client in (first, second):
             await say(client, "+a")
@@ -103,7 +121,7 @@ async def test_a_checkpoint_takes_the_newest_for_the_whole_session() -> None:
 
 
 async def test_live_fields_follow_the_newest_release_and_the_others_do_not() -> None:
-    async with testing.serve(talk, config=config()) as served:
+    async with testing.serve(talk, state=Guest, config=config()) as served:
         client = await served.connect()
         assert await say(client, "?") == "10 1"
         served.publish(Rules(11, open=False))
@@ -141,7 +159,7 @@ async def test_a_release_that_fails_when_it_is_first_used_reaches_no_session() -
         if rules.damage == 11:
             raise ValueError("no such weapon")
 
-    async with testing.serve(talk, config=config(on_first_use=use)) as served:
+    async with testing.serve(talk, state=Guest, config=config(on_first_use=use)) as served:
         first = await served.connect()
         served.publish(Rules(11))
         second = await served.connect()
@@ -158,7 +176,7 @@ async def test_what_the_check_refuses_is_not_staged() -> None:
         if rules.damage > 100:
             raise ValueError("too much")
 
-    async with testing.serve(talk, config=config(check=check)) as served:
+    async with testing.serve(talk, state=Guest, config=config(check=check)) as served:
         with pytest.raises(hotfd.ReleaseRefused, match="too much"):
             served.publish(Rules(101))
         client = await served.connect()
@@ -166,7 +184,7 @@ async def test_what_the_check_refuses_is_not_staged() -> None:
 
 
 async def test_a_release_is_gone_when_no_session_holds_it_any_more() -> None:
-    async with testing.serve(talk, config=config(), handoffs="never") as served:
+    async with testing.serve(talk, state=Guest, config=config(), handoffs="never") as served:
         client = await served.connect()
         await say(client, "?")
         gone = reference(served)

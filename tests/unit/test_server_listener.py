@@ -193,16 +193,26 @@ async def test_accepting_pauses_when_descriptors_run_out_and_goes_on_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "FULL_PAUSE", 0.001)
+    paused = Happening()
+    polled: list[bool] = []
     with listening("127.0.0.1:0") as (listener, accepted), clients(listener, 2):
+        pause = listener.pause
+
+        def watched(seconds: float) -> None:
+            pause(seconds)
+            polled.append(listener._accepting)
+            paused.note()
+
+        monkeypatch.setattr(listener, "pause", watched)
         listener.start()
         lowest = os.dup(0)
         os.close(lowest)
         with descriptor_limit(lowest + 1):
             await accepted.until(1)
-            await turns()
+            await paused.until(lambda: len(polled) >= 2)  # it has tried again by itself, and nothing has changed
             assert len(accepted.sockets) == 1
-            assert not listener._accepting
         await accepted.until(2)
+        assert not any(polled), "it polled on for what it cannot accept"
 
 
 @on_each_loop

@@ -24,25 +24,55 @@ from tests.unit.wire_support import LIMIT, on_each_loop, turns
 
 
 class Clock:
-    """The time, as the test says."""
+    """The time as the test says, and a loop that goes by it: what is to be called later is called when the test gets there."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self._later: list[tuple[float, asyncio.Handle]] = []
 
     def __call__(self) -> float:
         return self.now
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio.get_running_loop(), name)
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, asyncio.get_running_loop())
+        self._later.append((self.now + delay, handle))
+        return handle
+
     async def passes(self, seconds: float) -> None:
         self.now += seconds
+        due = sorted((pair for pair in self._later if pair[0] <= self.now), key=lambda pair: pair[0])
+        self._later = [pair for pair in self._later if pair[0] > self.now]
+        asyncio.get_running_loop().call_soon(self._call, [handle for _, handle in due])
         await turns()
+
+    def _call(self, handles: list[asyncio.Handle]) -> None:
+        for handle in handles:
+            if not handle.cancelled():  # by the one before it
+                handle._run()
+
+
+class Asyncio:
+    """The module asyncio, whose running loop goes by a clock: a loop in C cannot be given another time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    def get_running_loop(self) -> Clock:
+        return self._clock
 
 
 @pytest.fixture
-async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Let the test say how time passes."""
     made = Clock()
     monkeypatch.setattr(timers, "monotonic", made)
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", made)
+    monkeypatch.setattr(timers, "asyncio", Asyncio(made))
     return made
 
 

@@ -22,6 +22,7 @@ class Member:
     """What a connection keeps."""
 
     name: str = ""
+    wish: str = ""  # the room that a join is on its way to, which may take the connection along
 
 
 @dataclass
@@ -34,14 +35,14 @@ class Room:
 
 async def chat(conn: hotfd.Connection[Member]) -> None:
     """A chat server that does it right."""
+    if conn.state.wish:
+        await enter(conn)
     async for line in conn:
         verb, _, rest = line.partition(b" ")
         match verb:
             case b"join":
-                key, _, conn.state.name = rest.decode().partition(" ")
-                room = await conn.join(key, state=Room)
-                room.state.names.append(conn.state.name)
-                await room.broadcast(b"+%s %d" % (conn.state.name.encode(), len(room.connections)))
+                conn.state.wish, _, conn.state.name = rest.decode().partition(" ")
+                await enter(conn)
             case b"leave":
                 await conn.session.broadcast(b"-%s" % conn.state.name.encode())
                 await conn.leave()
@@ -51,6 +52,14 @@ async def chat(conn: hotfd.Connection[Member]) -> None:
                 await conn.session.broadcast(told)
             case b"who":
                 await conn.send(" ".join(conn.session.state.names).encode() if conn.session.shared else b"alone")
+
+
+async def enter(conn: hotfd.Connection[Member]) -> None:
+    """Join the room that the member wishes to join, and say so; begun again by the next handler where joining has moved it."""
+    room = await conn.join(conn.state.wish, state=Room)
+    conn.state.wish = ""
+    room.state.names.append(conn.state.name)
+    await room.broadcast(b"+%s %d" % (conn.state.name.encode(), len(room.connections)))
 
 
 @pytest.fixture(autouse=True)
@@ -173,16 +182,23 @@ async def test_who_has_left_a_room_is_handed_over_alone_and_the_room_without_him
 
 
 async def test_a_member_that_another_one_sends_out_goes_on_alone():
-    async def host(conn: hotfd.Connection[None]) -> None:
+    async def host(conn: hotfd.Connection[Member]) -> None:
+        if conn.state.wish:
+            await obey(conn)
         async for line in conn:
-            room = await conn.join("party")
-            if line == b"out":
-                for other in list(room.connections):
-                    if other is not conn:
-                        await other.leave()
-            await conn.send(b"%d" % len(room.connections))
+            conn.state.wish = line.decode()
+            await obey(conn)
 
-    async with testing.serve(host) as server:
+    async def obey(conn: hotfd.Connection[Member]) -> None:
+        room = await conn.join("party")
+        wish, conn.state.wish = conn.state.wish, ""
+        if wish == "out":
+            for other in list(room.connections):
+                if other is not conn:
+                    await other.leave()
+        await conn.send(b"%d" % len(room.connections))
+
+    async with testing.serve(host, state=Member) as server:
         one, two = await server.connect(), await server.connect()
         for client, said, heard in ((one, b"x", b"1"), (two, b"x", b"2"), (one, b"out", b"1"), (two, b"x", b"2")):
             await client.send(said)

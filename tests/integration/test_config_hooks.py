@@ -120,7 +120,7 @@ def test_with_a_store_that_never_answers_what_can_be_checked_is_checked(made, st
     pytest.importorskip("aiohttp", reason="the store that never answers is an etcd one")
     repository = made("bare")
     with silent() as url:
-        install(repository, url, limit=6)
+        install(repository, url, limit=20)
         bad = repository.try_commit({"match/config.toml": "hp = = 10"})
         assert bad.status == 1
         assert "match/config.toml:1:6: this is no TOML" in bad.err
@@ -228,7 +228,7 @@ def test_a_rewritten_branch_is_refused_also_where_nothing_was_published_of_it(ma
 
 def test_a_file_of_fifty_megabytes_and_a_script_that_does_not_end_are_refused(made, store):
     repository = made("bare")
-    install(repository, store, "--allow-scripts", limit=6)
+    install(repository, store, "--allow-scripts", limit=12)
     loops = "#!/bin/sh\nwhile :; do sleep 1; done\n"
     done = repository.try_commit({"match/instruction": loops, "shop/config.json": b"x" * 50_000_000})
     assert done.status != 0

@@ -6,6 +6,8 @@
 #     make networks the proof on bad networks, whole and with larger bounds: minutes; needs root
 #     make hostile  a thousand new processes that say anything in any order, and the largest sizes: minutes
 #     make faults   every fault at every step of a handoff: minutes; writes the tables of docs/proof-faults.md anew
+#     make bench    measures, beside what others do, and writes docs/performance anew: a quarter of an hour    (ARGS=kv measures that)
+#     make counts   counts what a frame, a connection and a moved one cost, beside what is allowed    (ARGS=--write allows it)
 #     make lint     formats, types, layers
 #     make fuzz     hostile input, for SECONDS (60) at each target; SEED=2 makes other input, TARGETS="toml yaml" less
 #     make coverage which lines the tests execute, of hotfd/ and of csrc/    (ARGS as above)
@@ -34,7 +36,7 @@ PROGRAMS := $(wildcard examples/*.py scripts/*.py)
 
 export PYTHON VENV
 
-.PHONY: help setup demo explore test faults networks hostile lint build clean fuzz coverage soak matrix
+.PHONY: help setup demo explore test faults networks hostile lint build clean fuzz coverage soak matrix bench counts
 
 help:
 	@sed -n 's/^#     //p' Makefile
@@ -72,6 +74,12 @@ soak: setup
 matrix: setup
 	@$(BIN)/python scripts/matrix.py $(ARGS)
 
+counts: setup
+	@$(BIN)/python -m tests.performance $(ARGS)
+
+bench: setup
+	@$(BIN)/python -m scripts.bench $(ARGS)
+
 explore: setup
 	@$(BIN)/python -m tests.proof $(ARGS)
 	@sh scripts/test.sh $(BIN)/python -m long tests/unit/test_bus_exploration.py
@@ -81,8 +89,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@for program in $(PROGRAMS); do echo "mypy $$program" && $(BIN)/mypy --no-error-summary "$$program" || exit 1; done
+	$(BIN)/mypy -p scripts.bench
 	$(BIN)/clang-format --dry-run -Werror csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h \
-		tests/fuzz/csrc/*.c tests/fuzz/csrc/*.h
+		tests/fuzz/csrc/*.c tests/fuzz/csrc/*.h scripts/bench/*.c tests/performance/*.c
 	$(BIN)/python scripts/check_layers.py
 
 build: setup

@@ -2,8 +2,8 @@
 """Declare the C core to cffi; ``setup.py`` builds ``hotfd._core._native`` from it.
 
 The declarations repeat ``hotfd.h``. Constants and structs end in ``...``: the C compiler fills them in, and
-a difference between the two files is a compile error, not a crash. Spans are a ``void *`` here: Python reads
-them as the plain numbers that they consist of, which cffi unpacks at once.
+a difference between the two files is a compile error, not a crash. A ``struct hotfd_look`` is a ``void *`` here:
+Python reads it as the plain numbers that it begins with, which cffi unpacks at once.
 """
 
 import os
@@ -65,6 +65,7 @@ struct hotfd_tcp_facts {
 struct hotfd_peer { int32_t pid; int64_t uid; int64_t gid; ...; };
 int hotfd_cookies(const int *fds, size_t count, uint64_t *cookies);
 int hotfd_tcp_facts(int fd, struct hotfd_tcp_facts *facts);
+int hotfd_tcp_counts(const int *fds, size_t count, uint64_t *consumed, uint64_t *written, int *codes);
 int hotfd_peer_credentials(int fd, struct hotfd_peer *peer);
 int hotfd_peer_pidfd(int fd);
 int hotfd_abort(int fd);
@@ -86,10 +87,15 @@ struct hotfd_framing {
     uint8_t delimiter[...];
     ...;
 };
-struct hotfd_scan { ...; };
+struct hotfd_scan { int32_t error; ...; };
+struct hotfd_look { struct hotfd_scan scan; ...; };
+#define HOTFD_LOOK_SPANS ...
+#define HOTFD_LOOK_REST ...
 int hotfd_framing_check(const struct hotfd_framing *framing);
-int hotfd_scan(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf, size_t start,
-               size_t len, void *spans, size_t max);
+int hotfd_look(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf, size_t start,
+               size_t len, void *look);
+int hotfd_whole(const struct hotfd_framing *framing, const uint8_t *buf, size_t start, size_t len);
+int hotfd_resp_words(const uint8_t *buf, size_t len, void *words, size_t max);
 """
 
 SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/watch.c", "csrc/scan.c", "csrc/scan_resp.c"]

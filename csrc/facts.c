@@ -80,6 +80,24 @@ int hotfd_tcp_facts(int fd, struct hotfd_tcp_facts *facts)
     return rc != 0 ? rc : -EAGAIN;
 }
 
+int hotfd_tcp_counts(const int *fds, size_t count, uint64_t *consumed, uint64_t *written, int *codes)
+{
+    if (count > HOTFD_MAX_COOKIES)
+        return -EINVAL;
+    for (size_t i = 0; i < count; i++) {
+        struct hotfd_tcp_facts facts;
+        int rc = hotfd_tcp_facts(fds[i], &facts);
+        if (rc == 0 && facts.closed)
+            rc = -ENOTCONN;
+        codes[i] = rc;
+        if (rc != 0)
+            continue;
+        consumed[i] = facts.received - facts.unread - (uint64_t)facts.fin_received;
+        written[i] = facts.acked + facts.unacked;
+    }
+    return 0;
+}
+
 int hotfd_peer_credentials(int fd, struct hotfd_peer *peer)
 {
     struct ucred found;

@@ -4,8 +4,9 @@
  * What holds for every function here:
  *
  *  - It returns 0 or a positive value when it succeeded, and a negated errno when it did not.
- *  - It leaves what its output arguments point to untouched when it fails. (The `data` of hotfd_receive and
- *    the caller's `struct hotfd_scan` are working memory, not outputs.)
+ *  - It leaves what its output arguments point to untouched when it fails. (The `data` of hotfd_receive, the
+ *    `words` of hotfd_resp_words, and the caller's `struct hotfd_scan` and `struct hotfd_look` are working
+ *    memory, not outputs.)
  *  - It keeps no global and no static state, and allocates nothing: memory is the caller's.
  *  - A descriptor that it creates or receives is close-on-exec from its first instant, and belongs to the
  *    caller when it succeeds. When it fails, every descriptor that it made has been closed.
@@ -115,6 +116,14 @@ int hotfd_cookies(const int *fds, size_t count, uint64_t *cookies);
  */
 int hotfd_tcp_facts(int fd, struct hotfd_tcp_facts *facts);
 
+/*
+ * The same for `count` sockets at once, at most HOTFD_MAX_COOKIES (-EINVAL), as two sums each: the bytes that
+ * have been read from it, ever, and those that have been written to it, plus a constant of its own. `codes`
+ * has 0 for a socket that was counted. For another one it has what hotfd_tcp_facts says, or -ENOTCONN for a
+ * connection that is over, and its sums are left untouched.
+ */
+int hotfd_tcp_counts(const int *fds, size_t count, uint64_t *consumed, uint64_t *written, int *codes);
+
 /* Who made or connected the other end of a Unix socket (SO_PEERCRED). -ENOTCONN: nobody, or no Unix socket.
  */
 struct hotfd_peer {
@@ -179,6 +188,10 @@ int hotfd_watch_read(int watch, const char *name);
  *
  * A scan is only a bookmark: a fresh one over the same bytes finds the same frames. So it does not have to
  * travel to another process.
+ *
+ * After a call that did not fail, scan->need says when the next one is worth it: as soon as there are so many
+ * bytes of the current frame. With a length before the payload that can be the whole frame; otherwise it is
+ * one byte more than there are. 0: at once, since there may be more frames, or an error, in what is there.
  */
 
 enum hotfd_framing_kind {
@@ -223,10 +236,11 @@ struct hotfd_framing {
 };
 
 struct hotfd_scan {
-    uint64_t seen;                       /* bytes of the current frame that need not be searched again */
-    uint64_t position;                   /* RESP: where in the frame the next element begins */
-    int32_t error;                       /* 0, or what every further call returns */
-    uint32_t depth;                      /* RESP: counters in use */
+    uint64_t seen;     /* bytes of the current frame that need not be searched again */
+    uint64_t need;     /* bytes of it below which another call finds nothing new; see above */
+    uint64_t position; /* RESP: where in the frame the next element begins */
+    int32_t error;     /* 0, or what every further call returns */
+    uint32_t depth;    /* RESP: counters in use */
     uint64_t open[HOTFD_RESP_DEPTH + 1]; /* RESP: elements that are missing; open[0] is the frame itself */
 };
 
@@ -242,5 +256,44 @@ int hotfd_framing_check(const struct hotfd_framing *framing);
 
 int hotfd_scan(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf, size_t start,
                size_t len, struct hotfd_span *spans, size_t max);
+
+/* Frames that one hotfd_look finds: more would save little, and the room for them is 6 KiB already. */
+#define HOTFD_LOOK_SPANS 256
+
+/* Added to what hotfd_look returns when bytes of an unfinished frame are left, or of others behind it. */
+#define HOTFD_LOOK_REST 65536
+
+/* Room for one hotfd_look: uninitialised memory will do. */
+struct hotfd_look {
+    struct hotfd_span spans[HOTFD_LOOK_SPANS + 1];
+    struct hotfd_scan scan;
+};
+
+/*
+ * hotfd_scan for callers to whom each argument and each field costs something: at most HOTFD_LOOK_SPANS
+ * frames, in look->spans. Without a bookmark (`scan` NULL) it looks at the current frame from its beginning.
+ * Returns the number of frames, and HOTFD_LOOK_REST with it when these are not all that there is: then
+ * scan->need is the first number behind the frames.
+ */
+int hotfd_look(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf, size_t start,
+               size_t len, struct hotfd_look *look);
+
+/* Bytes that hotfd_whole looks at: two offsets of 15 bits are a number that Python has ready-made room for.
+ */
+#define HOTFD_WHOLE_MAX 32767
+
+/*
+ * The cheapest look, for the commonest case: whether the bytes from `start` to `len` are exactly one frame.
+ * Returns payload << 15 | payload_end, offsets in `buf`. -ENOMSG: they are something else, or len is above
+ * HOTFD_WHOLE_MAX; hotfd_look says more.
+ */
+int hotfd_whole(const struct hotfd_framing *framing, const uint8_t *buf, size_t start, size_t len);
+
+/*
+ * Find the words of a RESP command, an array of bulk strings that are not null: their beginnings and ends, as
+ * pairs of numbers in `words`, which has room for `max` of them. Returns how many words there are. -EBADMSG:
+ * the `len` bytes are not exactly one such array; -E2BIG: it has more words than `max`.
+ */
+int hotfd_resp_words(const uint8_t *buf, size_t len, uint64_t *words, size_t max);
 
 #endif

@@ -1,6 +1,7 @@
 /* Frame scanners: the convention is in hotfd.h; RESP is in scan_resp.c. */
 #include "scan.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <string.h>
 
@@ -78,28 +79,49 @@ static int scan_delimited(const struct hotfd_framing *framing, struct hotfd_scan
     return 1;
 }
 
-static int scan_fixed(const struct hotfd_framing *framing, uint64_t len, struct hotfd_span *span)
+/* The current frame cannot be complete, nor seen to be wrong, before there are `bytes` of it. */
+static int incomplete(struct hotfd_scan *scan, uint64_t bytes)
+{
+    scan->need = bytes;
+    return 0;
+}
+
+static int scan_fixed(const struct hotfd_framing *framing, struct hotfd_scan *scan, uint64_t len,
+                      struct hotfd_span *span)
 {
     if (len < framing->size)
-        return 0;
+        return incomplete(scan, framing->size);
     *span = (struct hotfd_span){0, framing->size, framing->size};
     return 1;
 }
 
+/* One load of each width; a loop over the bytes costs as much as all the rest of a scan. */
 static uint64_t read_unsigned(const uint8_t *field, uint32_t bytes, int little_endian)
 {
-    uint64_t value = 0;
-    for (uint32_t i = 0; i < bytes; i++)
-        value = value << 8 | field[little_endian ? bytes - 1 - i : i];
-    return value;
+    uint16_t two;
+    uint32_t four;
+    uint64_t eight;
+    switch (bytes) {
+    case 1:
+        return *field;
+    case 2:
+        memcpy(&two, field, sizeof two);
+        return little_endian ? le16toh(two) : be16toh(two);
+    case 4:
+        memcpy(&four, field, sizeof four);
+        return little_endian ? le32toh(four) : be32toh(four);
+    default:
+        memcpy(&eight, field, sizeof eight);
+        return little_endian ? le64toh(eight) : be64toh(eight);
+    }
 }
 
-static int scan_length(const struct hotfd_framing *framing, const uint8_t *buf, uint64_t len,
-                       struct hotfd_span *span)
+static int scan_length(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf,
+                       uint64_t len, struct hotfd_span *span)
 {
     uint64_t field_end = (uint64_t)framing->offset + framing->length_bytes;
     if (len < field_end)
-        return 0;
+        return incomplete(scan, field_end);
     uint64_t header = field_end + framing->trailer;
     uint64_t payload =
         read_unsigned(buf + framing->offset, framing->length_bytes, framing->flags & HOTFD_LITTLE_ENDIAN);
@@ -113,13 +135,13 @@ static int scan_length(const struct hotfd_framing *framing, const uint8_t *buf, 
     if (payload > framing->max_size || header - begin + payload > framing->max_size)
         return -EMSGSIZE;
     if (len < header + payload)
-        return 0;
+        return incomplete(scan, header + payload);
     *span = (struct hotfd_span){begin, header + payload, header + payload};
     return 1;
 }
 
-static int scan_varint(const struct hotfd_framing *framing, const uint8_t *buf, uint64_t len,
-                       struct hotfd_span *span)
+static int scan_varint(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf,
+                       uint64_t len, struct hotfd_span *span)
 {
     uint64_t payload = 0;
     uint64_t header = 0;
@@ -137,14 +159,14 @@ static int scan_varint(const struct hotfd_framing *framing, const uint8_t *buf, 
     if (payload > framing->max_size)
         return -EMSGSIZE;
     if (len < header + payload)
-        return 0;
+        return incomplete(scan, header + payload);
     *span = (struct hotfd_span){header, header + payload, header + payload};
     return 1;
 }
 
 /* cr.yp.to/proto/netstrings.txt: no leading zeros, nothing between the parts. */
-static int scan_netstring(const struct hotfd_framing *framing, const uint8_t *buf, uint64_t len,
-                          struct hotfd_span *span)
+static int scan_netstring(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf,
+                          uint64_t len, struct hotfd_span *span)
 {
     uint64_t payload = 0;
     uint64_t digits = 0;
@@ -163,7 +185,7 @@ static int scan_netstring(const struct hotfd_framing *framing, const uint8_t *bu
     uint64_t begin = digits + 1;
     uint64_t comma = begin + payload;
     if (len <= comma)
-        return 0;
+        return incomplete(scan, comma + 1);
     if (buf[comma] != ',')
         return -EBADMSG;
     *span = (struct hotfd_span){begin, comma, comma + 1};
@@ -177,18 +199,27 @@ static int scan_one(const struct hotfd_framing *framing, struct hotfd_scan *scan
     case HOTFD_DELIMITED:
         return scan_delimited(framing, scan, buf, len, span);
     case HOTFD_FIXED:
-        return scan_fixed(framing, len, span);
+        return scan_fixed(framing, scan, len, span);
     case HOTFD_LENGTH:
-        return scan_length(framing, buf, len, span);
+        return scan_length(framing, scan, buf, len, span);
     case HOTFD_VARINT:
-        return scan_varint(framing, buf, len, span);
+        return scan_varint(framing, scan, buf, len, span);
     case HOTFD_NETSTRING:
-        return scan_netstring(framing, buf, len, span);
+        return scan_netstring(framing, scan, buf, len, span);
     case HOTFD_RESP:
         return hotfd_scan_resp(framing, scan, buf, len, span);
     default:
         return -EINVAL;
     }
+}
+
+/* At the beginning of a frame. What is in scan->open counts only as far as scan->depth says. */
+static void begin_frame(struct hotfd_scan *scan)
+{
+    scan->seen = 0;
+    scan->need = 0;
+    scan->position = 0;
+    scan->depth = 0;
 }
 
 int hotfd_scan(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf, size_t start,
@@ -202,6 +233,7 @@ int hotfd_scan(const struct hotfd_framing *framing, struct hotfd_scan *scan, con
     uint64_t at = start;
     size_t count = 0;
     int rc = 0;
+    scan->need = 0;
     while (count < max && at < len) {
         struct hotfd_span span;
         rc = scan_one(framing, scan, buf + at, len - at, &span);
@@ -209,11 +241,42 @@ int hotfd_scan(const struct hotfd_framing *framing, struct hotfd_scan *scan, con
             break;
         spans[count++] = (struct hotfd_span){at + span.payload, at + span.payload_end, at + span.end};
         at += span.end;
-        scan->seen = 0;
-        scan->position = 0;
-        scan->depth = 0;
+        begin_frame(scan);
     }
-    if (rc < 0)
+    if (rc < 0) {
         scan->error = rc;
+        scan->need = 0;
+    } else if (count < max && scan->need <= len - at) {
+        scan->need = len - at + 1;
+    }
     return count > 0 ? (int)count : rc;
+}
+
+int hotfd_look(const struct hotfd_framing *framing, struct hotfd_scan *scan, const uint8_t *buf, size_t start,
+               size_t len, struct hotfd_look *look)
+{
+    if (scan == NULL) {
+        scan = &look->scan;
+        scan->error = 0;
+        begin_frame(scan);
+    }
+    int count = hotfd_scan(framing, scan, buf, start, len, look->spans, HOTFD_LOOK_SPANS);
+    if (count < 0 || len == (count > 0 ? look->spans[count - 1].end : start))
+        return count;
+    look->spans[count].payload = scan->need;
+    return count + HOTFD_LOOK_REST;
+}
+
+int hotfd_whole(const struct hotfd_framing *framing, const uint8_t *buf, size_t start, size_t len)
+{
+    if (len > HOTFD_WHOLE_MAX)
+        return -ENOMSG;
+    struct hotfd_scan scan;
+    struct hotfd_span span;
+    scan.error = 0;
+    begin_frame(&scan);
+    /* By way of hotfd_scan, so that the scanners have one caller, of which compilers make them a part. */
+    if (hotfd_scan(framing, &scan, buf, start, len, &span, 1) != 1 || span.end != len)
+        return -ENOMSG;
+    return (int)(span.payload << 15 | span.payload_end);
 }

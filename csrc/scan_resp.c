@@ -105,8 +105,10 @@ static int skip_bulk(const uint8_t *buf, uint64_t len, uint64_t max_size, struct
         return -EMSGSIZE;
     if ((end < len && buf[end] != '\r') || (end + 1 < len && buf[end + 1] != '\n'))
         return -EBADMSG;
-    if (end + 2 > len)
+    if (end + 2 > len) {
+        scan->need = end + 1; /* the CR, if it is one */
         return 0;
+    }
     scan->position = end + 2;
     return 1;
 }
@@ -202,4 +204,27 @@ int hotfd_scan_resp(const struct hotfd_framing *framing, struct hotfd_scan *scan
         }
     }
     return window == framing->max_size ? -EMSGSIZE : 0;
+}
+
+int hotfd_resp_words(const uint8_t *buf, size_t len, uint64_t *words, size_t max)
+{
+    int64_t count;
+    uint64_t at;
+    if (len == 0 || buf[0] != '*' || read_number(buf, 0, len, len, &count, &at) != 1 || count < 0)
+        return -EBADMSG;
+    if ((uint64_t)count > max || max > INT32_MAX)
+        return -E2BIG;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t size;
+        uint64_t begin;
+        if (at >= len || buf[at] != '$' || read_number(buf, at, len, len, &size, &begin) != 1 || size < 0)
+            return -EBADMSG;
+        uint64_t end = begin + (uint64_t)size;
+        if (end + 2 > len || buf[end] != '\r' || buf[end + 1] != '\n')
+            return -EBADMSG;
+        words[2 * i] = begin;
+        words[2 * i + 1] = end;
+        at = end + 2;
+    }
+    return at == len ? (int)count : -EBADMSG;
 }

@@ -36,6 +36,7 @@ LAYERS = (
     "supervisor",
     "app",
     "distribution",
+    "bench",
     "cli",
 )
 """From low to high. What is not named here belongs to no layer, and is an offence itself."""
@@ -54,7 +55,7 @@ FORBIDDEN = {
 }
 """Layers that may not be imported although they are below: the control socket knows nothing of the server."""
 
-DEFERRED = {"cli": {"config", "publish", "server", "supervisor", "app", "distribution"}}
+DEFERRED = {"cli": {"config", "publish", "server", "supervisor", "app", "distribution", "bench"}}
 """Layers that may be imported inside a function only: the command line must start quickly."""
 
 NATIVE = ("cffi", "_cffi_backend", "hotfd._core._native")

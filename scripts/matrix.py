@@ -52,21 +52,7 @@ LOOP_POLICY = """
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 """
-"""What Python runs at its start in a uvloop cell, sitecustomize of site(7): programs that choose no loop get this one."""
-
-DESELECTED: Mapping[str, Mapping[str, str]] = {
-    "uvloop": {
-        "tests/unit/test_server_timers.py": "turns the clock of asyncio's own loop",
-        "tests/unit/test_testing_rooms.py::test_a_member_that_another_one_sends_out_goes_on_alone":
-            "its handler forgets its wish when joining moves it, which the order of asyncio's own loop spares it",
-        "tests/unit/test_server_config.py::test_a_checkpoint_takes_the_newest_for_the_whole_session": "the same",
-    },
-    "checked": {
-        "tests/unit/test_server_rooms_review.py::test_a_large_room_comes_to_rest_with_a_few_looks_at_each_member":
-            "counts work against time, of which the checks take more",
-    },
-}  # fmt: skip
-"""What is left out in the cells of a loop or a mode, and why: what is tested there is not what differs."""
+"""What Python runs when it starts in a uvloop cell, as its sitecustomize: programs that choose no loop get this one."""
 
 CELL_LIMIT = 3600.0
 """Seconds that one cell may take: a fuse."""
@@ -155,7 +141,6 @@ def chosen() -> Iterator[str]:
 
 def run(interpreter: Interpreter, loop: str, mode: str, options: list[str]) -> Cell:
     """Run the tests once."""
-    left_out = [f"--deselect={test}" for kind in (loop, mode) for test in DESELECTED.get(kind, {})]
     log = LOGS / f"{interpreter.version}-{loop}-{mode}.log"
     with tempfile.TemporaryDirectory(prefix="hotfd-matrix-") as directory:
         results = Path(directory) / "results.xml"
@@ -166,15 +151,19 @@ def run(interpreter: Interpreter, loop: str, mode: str, options: list[str]) -> C
             variables["PYTHONPATH"] = directory
         command = [
             str(interpreter.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not long and not alone",
-            "--numprocesses", str(os.cpu_count()), "--dist", "worksteal", f"--junitxml={results}", *left_out, *chosen(), *options,
+            "--numprocesses", str(os.cpu_count()), "--dist", "worksteal", f"--junitxml={results}", *chosen(), *options,
         ]  # fmt: skip
         began = time.monotonic()
         with log.open("wb") as sink:
-            done = subprocess.run(
-                command, cwd=ROOT, env=variables, stdout=sink, stderr=sink, timeout=CELL_LIMIT, check=False
-            )
+            try:
+                done = subprocess.run(
+                    command, cwd=ROOT, env=variables, stdout=sink, stderr=sink, timeout=CELL_LIMIT, check=False
+                )
+                outcome = f"status {done.returncode}"
+            except subprocess.TimeoutExpired:
+                outcome = f"not over within {CELL_LIMIT:.0f} s"
         seconds = time.monotonic() - began
-        return read(results, log, Cell(interpreter.version, loop, mode, f"status {done.returncode}", seconds=seconds))
+        return read(results, log, Cell(interpreter.version, loop, mode, outcome, seconds=seconds))
 
 
 def read(results: Path, log: Path, cell: Cell) -> Cell:

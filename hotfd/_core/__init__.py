@@ -30,9 +30,8 @@ MAX_DESCRIPTORS = lib.HOTFD_MAX_DESCRIPTORS
 MAX_MESSAGE = lib.HOTFD_MAX_MESSAGE
 """Bytes of data in one message."""
 
-MAX_SPANS = 256
-"""Frames that one call of :meth:`FrameScanner.scan` finds. A read of 64 KiB seldom has more, and the array
-for them takes 6 KiB."""
+MAX_SPANS = lib.HOTFD_LOOK_SPANS
+"""Frames that one call of :meth:`FrameScanner.scan` finds."""
 
 MAX_SIZE = lib.HOTFD_MAX_MAX_SIZE
 """Bytes: the largest ``max_size`` of a framing."""
@@ -45,6 +44,10 @@ MAX_HEADER_PART = lib.HOTFD_MAX_HEADER_PART
 
 RESP_DEPTH = lib.HOTFD_RESP_DEPTH
 """RESP aggregates inside each other."""
+
+
+_new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
+"""Makes what C fills before anybody looks: to clear 64 KiB first takes longer than to receive a message."""
 
 
 def _checked(code: int) -> int:
@@ -134,8 +137,8 @@ def receive_message(channel: int) -> Message:
             that it had sent before follow.
         OSError: ``channel`` is no socket.
     """
-    data = ffi.new("uint8_t[]", MAX_MESSAGE)
-    found = ffi.new("struct hotfd_message *")
+    data = _new_uncleared("uint8_t[]", MAX_MESSAGE)
+    found = _new_uncleared("struct hotfd_message *")
     _checked(lib.hotfd_receive(channel, data, MAX_MESSAGE, found))
     return Message(
         bytes(ffi.buffer(data, found.length)),
@@ -294,6 +297,25 @@ def tcp_facts(fd: int) -> TcpFacts:
     )
 
 
+def tcp_counts(fds: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Count what was read from TCP connections, and written to them; one that cannot be counted raises nothing.
+
+    Returns:
+        for each a code, and its :attr:`TcpFacts.consumed` and :attr:`TcpFacts.written`. The code is 0, or else the errno
+        of what :func:`tcp_facts` raises, or ENOTCONN for a connection that is over: then its counts mean nothing.
+    """
+    codes: list[int] = []
+    counts: list[tuple[int, int]] = []
+    for at in range(0, len(fds), lib.HOTFD_MAX_COOKIES):
+        batch = list(fds[at : at + lib.HOTFD_MAX_COOKIES])
+        size = len(batch)
+        consumed, written, found = ffi.new("uint64_t[]", size), ffi.new("uint64_t[]", size), ffi.new("int[]", size)
+        _checked(lib.hotfd_tcp_counts(batch, size, consumed, written, found))
+        codes += [-code for code in ffi.unpack(found, size)]
+        counts += zip(ffi.unpack(consumed, size), ffi.unpack(written, size), strict=True)
+    return codes, counts
+
+
 def peer_credentials(fd: int) -> tuple[int, int, int]:
     """Return pid, uid and gid of who connected, or made, the other end of a Unix socket (SO_PEERCRED).
 
@@ -433,13 +455,24 @@ class CompiledFraming:
         self.max_size = spec.max_size
 
 
-# Arrays for spans that no call is using. A scan takes one and puts it back: the interpreter's list operations
-# are atomic, so calls from several threads never share one, and a single thread allocates one in its life.
-_idle_spans: list[CData] = []
+# Rooms for what a call finds that no call is using. A scan takes one and puts it back: the interpreter's list
+# operations are atomic, so calls from several threads never share one, and a single thread makes one in its life.
+_idle_rooms: list[CData] = []
 
-_scan = lib.hotfd_scan
+# A room is a struct hotfd_look, read as an array of numbers of 64 bits.
+_ROOM_NUMBERS = ffi.sizeof("struct hotfd_look") // 8
+_BOOKMARK = ffi.offsetof("struct hotfd_look", "scan") // 8
+_BOOKMARK_SIZE = ffi.sizeof("struct hotfd_scan")
+_NOWHERE = ffi.NULL
+_REST = lib.HOTFD_LOOK_REST
+_look = lib.hotfd_look
+_whole = lib.hotfd_whole
 _unpack = ffi.unpack
 _from_buffer = ffi.from_buffer
+
+BOOKMARK_FROM = 4096
+"""Bytes of an unfinished frame above which a scanner keeps a bookmark: to look through fewer once more costs little
+beside the read that brought the rest, and most connections never have so much of one; a bookmark takes 300 bytes."""
 
 
 class FrameScanner:
@@ -449,12 +482,15 @@ class FrameScanner:
     same frames.
     """
 
-    __slots__ = ("_framing", "_native", "_state")
+    __slots__ = ("_alone", "_framing", "_have", "_native", "_need", "_state")
 
     def __init__(self, framing: CompiledFraming) -> None:
         self._framing = framing
         self._native = framing.native
-        self._state = ffi.new("struct hotfd_scan *")
+        self._alone = True  # the last read was one whole frame, as most are: then there is nothing to remember
+        self._state = _NOWHERE
+        self._have = 0  # bytes of the current frame that the last call has seen
+        self._need = 0  # bytes of it below which another look finds nothing new
 
     def scan(self, data: bytes | bytearray, start: int) -> list[int]:
         """Find the complete frames in ``data`` from ``start``, at most :data:`MAX_SPANS`.
@@ -474,19 +510,49 @@ class FrameScanner:
                 have been returned, and from every call after that.
             ValueError: ``start`` is outside ``data``, or ``data`` became shorter.
         """
+        size = len(data)
+        if self._alone and type(data) is bytes:
+            ends = _whole(self._native, data, start, size)
+            if ends >= 0:
+                return [ends >> 15, ends & 0x7FFF, size]
+        self._alone = False
+        have = size - start
+        if have < self._need:
+            if have < self._have:
+                self._fail(-errno.EINVAL)
+            return []
         try:
-            spans = _idle_spans.pop()
+            room = _idle_rooms.pop()
         except IndexError:
-            spans = ffi.new("uint64_t[]", 3 * MAX_SPANS)
+            room = ffi.new("uint64_t[]", _ROOM_NUMBERS)
         buffer = data if type(data) is bytes else _from_buffer(data)
-        count = _scan(self._native, self._state, buffer, start, len(data), spans, MAX_SPANS)
-        found = _unpack(spans, 3 * count) if count > 0 else []
-        _idle_spans.append(spans)
+        count = _look(self._native, self._state, buffer, start, size, room)
         if count < 0:
+            _idle_rooms.append(room)
             self._fail(count)
+        if count < _REST:
+            found = _unpack(room, 3 * count)
+            _idle_rooms.append(room)
+            self._need = 0
+            self._state = _NOWHERE
+            self._alone = count == 1
+            return found
+        count -= _REST
+        found = _unpack(room, 3 * count) if count else []
+        self._need = room[3 * count]
+        self._have = have = size - found[-1] if count else have
+        if have <= BOOKMARK_FROM:
+            self._state = _NOWHERE
+        elif self._state is _NOWHERE:
+            self._state = ffi.new("struct hotfd_scan *")
+            ffi.memmove(self._state, room + _BOOKMARK, _BOOKMARK_SIZE)
+        _idle_rooms.append(room)
         return found
 
     def _fail(self, code: int) -> None:
+        if code != -errno.EINVAL:  # it stays: nobody can say where the next frame begins
+            self._state = ffi.new("struct hotfd_scan *", {"error": code})
+            self._have = self._need = 0
         if code == -errno.EMSGSIZE:
             raise FrameTooLarge(self._framing.max_size)
         if code == -errno.EBADMSG:
@@ -494,3 +560,24 @@ class FrameScanner:
         if code == -errno.EINVAL:
             raise ValueError("start is outside the data, or the data became shorter while a frame is incomplete")
         _checked(code)
+
+
+_SHORTEST_WORD = len("$0\r\n\r\n")
+_words = lib.hotfd_resp_words
+
+
+def resp_words(frame: bytes) -> list[bytes] | None:
+    """Return the words of a RESP command, an array of bulk strings; None if ``frame`` is not exactly one."""
+    try:
+        room = _idle_rooms.pop()
+    except IndexError:
+        room = ffi.new("uint64_t[]", _ROOM_NUMBERS)
+    numbers = room
+    count = _words(frame, len(frame), room, _ROOM_NUMBERS // 2)
+    if count == -errno.E2BIG:
+        most = len(frame) // _SHORTEST_WORD
+        numbers = ffi.new("uint64_t[]", 2 * most)
+        count = _words(frame, len(frame), numbers, most)
+    ends = _unpack(numbers, 2 * count) if count > 0 else []
+    _idle_rooms.append(room)
+    return None if count < 0 else [frame[ends[at] : ends[at + 1]] for at in range(0, 2 * count, 2)]

@@ -25,6 +25,7 @@ INTERRUPTED = 130
 """Exit status after control-C, as of a shell: 128 + SIGINT. What was started goes on."""
 
 COMMANDS = {
+    "bench": "hotfd.cli.bench",
     "completion": "hotfd.cli.completion",
     "config": "hotfd.cli.config.group",
     "doctor": "hotfd.cli.doctor",

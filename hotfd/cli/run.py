@@ -118,7 +118,9 @@ def command(
         return await Supervisor(settings).run()
 
     try:
-        status = asyncio.run(supervise())
+        # Whatever loops are made otherwise: this one leaves SIGCHLD to the supervisor, uvloop's does not.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            status = runner.run(supervise())
     except ValueError as error:  # an address of --listen that is none
         usage_error(str(error))
     except (OSError, HandoffRefused) as error:

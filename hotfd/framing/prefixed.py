@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import struct
+from typing import Final, Literal
 
 from hotfd import _core
 from hotfd.framing.base import DEFAULT_MAX_SIZE, NativeFraming
+
+_FIELDS: Final = {8: "B", 16: "H", 32: "I", 64: "Q"}
+"""By the bits of a length field, what :mod:`struct` calls it."""
 
 
 class LengthPrefix(NativeFraming):
@@ -57,6 +61,12 @@ class LengthPrefix(NativeFraming):
                 trailer=trailer,
             )
         )
+        # The whole header at once; x is a byte of zero, struct(3).
+        order, field = ("<" if byteorder == "little" else ">"), _FIELDS[bits]
+        self._header = struct.Struct(f"{order}{offset}x{field}{trailer}x").pack
+        self._counted = offset + bits // 8 + trailer if includes_header else 0
+        # Bytes of the largest payload that only needs a header; of none when the payload brings its own.
+        self._plain_size = -1 if keep_header else min(max_size, (1 << bits) - 1 - self._counted)
         self.bits = bits
         self.byteorder: Literal["big", "little"] = byteorder
         self.includes_header = includes_header
@@ -78,16 +88,14 @@ class LengthPrefix(NativeFraming):
             ValueError: it is larger than ``max_size`` or than the field can say, or with ``keep_header`` its
                 length field is not right.
         """
+        size = len(payload)
+        if size <= self._plain_size:
+            return self._header(size + self._counted) + payload
         self._check_size(payload)
         if self.keep_header:
             self._check_whole(payload)
             return payload
-        width = self.bits // 8
-        header = self.offset + width + self.trailer
-        length = len(payload) + (header if self.includes_header else 0)
-        if length >> self.bits:
-            raise ValueError(f"a length of {length} does not fit in {self.bits} bits")
-        return bytes(self.offset) + length.to_bytes(width, self.byteorder) + bytes(self.trailer) + payload
+        raise ValueError(f"a length of {size + self._counted} does not fit in {self.bits} bits")
 
 
 class VarintPrefix(NativeFraming):

@@ -97,15 +97,11 @@ def command(frame: bytes) -> list[bytes]:
     Raises:
         FramingError: it is neither, or a quote in the line is not closed.
     """
+    words = _core.resp_words(frame)
+    if words is not None:
+        return words
     if not frame.startswith(b"*"):
         return _inline(frame)
-    # Split at CRLF: "*2", "$3", "GET", "$1", "k", "". When the pieces are as many as announced and each length
-    # agrees, no word had a CRLF in it.
-    pieces = frame.split(_CRLF)
-    words = pieces[2::2]
-    announced = [b"$%d" % len(word) for word in words]
-    if pieces[0] == b"*%d" % len(words) and pieces[1:-1:2] == announced and not (len(pieces) % 2 or pieces[-1]):
-        return words
     value = parse(frame)
     if value is None:
         return []

@@ -209,7 +209,8 @@ class Bus:
 
     def waits(self, id: str) -> bool:
         """Whether messages wait for a connection's handler."""
-        return any(subscription._ready for subscription in self._gathered.get(id, {}).values())
+        gathered = self._gathered.get(id)
+        return gathered is not None and any(subscription._ready for subscription in gathered.values())
 
     def _add(self, subscription: Subscription) -> None:
         self._gathered.setdefault(subscription._connection.id, {})[subscription.topic] = subscription
@@ -229,17 +230,18 @@ class Bus:
 
     def forget(self, id: str) -> None:
         """A connection is over, here or where it has moved to: gather nothing for it any more."""
-        for subscription in list(self._gathered.get(id, {}).values()):
-            subscription._end()
-            self._discard(subscription)
+        if id in self._gathered:
+            for subscription in list(self._gathered[id].values()):
+                subscription._end()
+                self._discard(subscription)
         self.release(id)
 
     # -- connections on their way ----------------------------------------------------------------------
 
     def capture(self, connection: Connection[Any], record: ConnectionRecord) -> None:
         """Write a fenced connection's subscriptions down; what comes later is kept until :meth:`release`."""
-        subscriptions = self.of(connection)
-        if subscriptions:
+        if connection.id in self._gathered:
+            subscriptions = self.of(connection)
             mark = self._order.applied
             for each in subscriptions:
                 mark = later_of(mark, each._seen) if each._seen else mark
@@ -256,8 +258,8 @@ class Bus:
 
     def release(self, id: str) -> None:
         """A connection is not on its way any more, or another process keeps what it needs. Idempotent."""
-        self._order.release(id)
-        self._admit()
+        if self._order.release(id):
+            self._admit()
 
     def take_up(self, connection: Connection[Any], record: ConnectionRecord) -> None:
         """Go on with a connection's subscriptions, here as its new owner or as the one that it came back to."""

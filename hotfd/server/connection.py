@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import current_task
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hotfd import log
 from hotfd.errors import ConnectionClosed, ConnectionMoved, FramingError, HandedOff
 from hotfd.server.bus import ConnectionBus
-from hotfd.server.helpers import Helpers
+from hotfd.server.helpers import NO_HELPERS, Helpers
 from hotfd.server.merge import Merge
 from hotfd.server.session import tell_the_end
 from hotfd.server.stream import Life, Stream
 from hotfd.server.subscription import Get, Subscription
 from hotfd.server.tasks import Scope
 from hotfd.server.timers import NONE_PENDING, Timer, Timers
+from hotfd.server.waiter import Waiter
 
 if TYPE_CHECKING:
     import socket
@@ -113,29 +115,29 @@ class Connection(Generic[S]):
         self.listener = listener
         self._framing = framing
         self._session = session
-        self._stream = Stream(sock, framing, self._on_input, self._on_stream_closed, **buffers)
+        self._stream = Stream(sock, framing, self, **buffers)
         self._keeper = keeper
         self._on_touch: Callable[[], None] | None = None
         self._rest: tuple[Callable[[], None], Callable[[], None]] | None = None
         self._gated = False
         self._resuming = resumed  # its handler starts again, and has not waited for a frame yet
-        self._clear = not resumed  # the fast path: no gate, not moved, nothing to be noted first
+        self._clear = not resumed  # the fast path: no gate, no fence, not moved, nothing to be noted first
         self._timers: Timers | None = None
         self._task: asyncio.Task[None] | None = None
         self._scope: Scope | None = None
-        self._helpers = Helpers(self._maybe_boundary)
+        self._helpers = NO_HELPERS
         self._awaited: asyncio.Task[Any] | None = None
-        self._items: deque[tuple[int, Any]] = deque()
+        self._items: deque[tuple[int, Any]] | None = None  # an empty deque takes more than all else of a connection
         self._merge: Merge | None = None
         self._joining: tuple[str, str] | None = None
         self._cookie: int | None = None
         self._act_later: Callable[[], None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._fence_waiters: list[asyncio.Future[None]] = []
+        self._waiter: Waiter | None = None
+        self._fence_waiters: list[asyncio.Future[None]] | None = None
         self._parked = False
         self._immovable: str | None = None
         self._stranded: str | None = None  # why it cannot get to the session that it wants to join
-        self._end_callbacks: list[Callable[[], object]] = []
+        self._end_callbacks: list[Callable[[], object]] | None = None
         session.connections.append(self)
         if on_touch is not None:
             self._expect_touch(on_touch)
@@ -149,12 +151,24 @@ class Connection(Generic[S]):
         return self
 
     async def __anext__(self) -> bytes:
-        if self._clear and self._stream.frame_at_hand:
-            return self._stream.take()
-        frame = await self._next()
-        if frame is None:
-            raise StopAsyncIteration
-        return frame
+        stream = self._stream
+        while not (self._clear and stream.spans):
+            if self._clear or not self._held():
+                if stream.spans:
+                    self._touch()
+                    break
+                if stream.input_over:
+                    self._touch()
+                    self._raise_framing_error()
+                    raise StopAsyncIteration
+            waiter = self._stand()  # what _park does, in this coroutine: it is the one that all idle connections have
+            try:
+                if waiter.armed:
+                    await waiter
+            finally:
+                waiter.leave()
+                self._parked = False
+        return stream.take()
 
     async def receive(self) -> bytes | None:
         """Return the payload of the next frame, or None when the peer has ended its direction.
@@ -165,24 +179,16 @@ class Connection(Generic[S]):
             FramingError: the peer sent what is no frame, or one larger than ``max_size``.
             HandedOff: the connection moved.
         """
-        if self._clear and self._stream.frame_at_hand:
-            return self._stream.take()
-        return await self._next()
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            return None
 
-    async def _next(self) -> bytes | None:
-        stream = self._stream
+    def _held(self) -> bool:
+        """Say whether nothing may be given to the handler now; raise HandedOff if it never will be here."""
         self._begun()
-        while True:
-            self._check_owner()
-            if not self._gated or stream.life is not Life.OPEN:
-                if stream.frame_at_hand:
-                    self._touch()
-                    return stream.take()
-                if stream.input_over:
-                    self._touch()
-                    self._raise_framing_error()
-                    return None
-            await self._park()
+        self._check_owner()
+        return self._gated and self._stream.life is Life.OPEN
 
     def _raise_framing_error(self) -> None:
         if isinstance(self._stream.error, FramingError):
@@ -206,8 +212,8 @@ class Connection(Generic[S]):
             message: T = await self._wait_for(awaitable.subscription)
             return message
         if isinstance(awaitable, asyncio.Task) and self._scope is not None:
-            self._scope.tasks.discard(awaitable)
-        task: asyncio.Task[T] = self._helpers.start(_await(awaitable), f"{self.id}-wait")
+            self._scope.discard(awaitable)
+        task: asyncio.Task[T] = self._have_helpers().start(_await(awaitable), f"{self.id}-wait")
         self._awaited = task
         task.add_done_callback(lambda _: self._wake())
         if isinstance(awaitable, Coroutine):  # cancelled before its first step, it has never begun, and nobody ends it
@@ -259,16 +265,18 @@ class Connection(Generic[S]):
             ConnectionMoved: the caller is not the handler, and the connection has moved; nothing was sent.
             ValueError: the framing cannot carry this payload.
         """
-        await self.write(self._framing.encode(payload))
+        data = self._framing.encode(payload)
+        if not self._clear:  # what write does, without a coroutine more
+            await self._may_write()
+        if self._stream.write(data):
+            await self._stream.drained()
 
     async def write(self, data: bytes) -> None:
         """Send raw bytes, as they are; raises what :meth:`send` raises. Waits while too much is unsent."""
-        stream = self._stream
-        if not self._clear or stream.fenced:
+        if not self._clear:
             await self._may_write()
-        stream.write(data)
-        if stream.congested:
-            await stream.drained()
+        if self._stream.write(data):
+            await self._stream.drained()
 
     async def _may_write(self) -> None:
         own = self._is_own()
@@ -276,6 +284,8 @@ class Connection(Generic[S]):
             self._keeper.left_boundary(self._session)  # a timeout of the handler's own woke it
         while self._stream.fenced and not self.handed_off:
             waiter = asyncio.get_running_loop().create_future()
+            if self._fence_waiters is None:
+                self._fence_waiters = []
             self._fence_waiters.append(waiter)
             await waiter
         if self.handed_off:
@@ -371,8 +381,9 @@ class Connection(Generic[S]):
 
         Where the session is on its way to a new process, or there already, this is a frame boundary: the
         connection moves there, the handler starts again there, and :attr:`session` is that session then. So what
-        follows a ``join`` must be what a resumed handler does, too. To join the session that it is in already
-        changes nothing. Joining another one leaves the first.
+        follows a ``join`` must be what a resumed handler does, too: the frame that it was about is not given again.
+        A handler that joins because of a frame keeps in :attr:`state` what is still to be done for it. To join the
+        session that it is in already changes nothing. Joining another one leaves the first.
 
         Args:
             key: text of 1 to 255 characters.
@@ -392,7 +403,7 @@ class Connection(Generic[S]):
         """
         rooms = self._keeper.rooms
         wish = rooms.wish(key, state)
-        if asyncio.current_task() is not self._task:
+        if current_task() is not self._task:
             raise RuntimeError("join is for the connection's own handler, not for another task")
         self._check_owner()
         if self._session.key == key:
@@ -424,7 +435,7 @@ class Connection(Generic[S]):
         Raises:
             HandedOff, ConnectionMoved: the connection has moved, as for :meth:`send`.
         """
-        if not self._clear or self._stream.fenced:
+        if not self._clear:
             await self._may_write()
         if self._session.shared and self in self._session.connections:
             self._keeper.rooms.leave(self)
@@ -447,7 +458,7 @@ class Connection(Generic[S]):
         resumed handler starts its helpers again. An exception in it is logged.
         """
         self._check_owner()
-        task = self._helpers.start(coroutine, f"{self.id}-helper")
+        task = self._have_helpers().start(coroutine, f"{self.id}-helper")
         task.add_done_callback(self._helper_failed)
         return task
 
@@ -488,6 +499,8 @@ class Connection(Generic[S]):
 
         A resumed handler registers anew: callbacks do not travel.
         """
+        if self._end_callbacks is None:
+            self._end_callbacks = []
         self._end_callbacks.append(callback)
 
     def _helper_failed(self, task: asyncio.Task[Any]) -> None:
@@ -503,7 +516,8 @@ class Connection(Generic[S]):
         self._task = self._task or task
 
     async def _handle(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
-        self._task = asyncio.current_task()  # here and not in _start: an eager task runs before that returns
+        if self._task is None:
+            self._task = current_task()  # and not in _start: an eager task runs before that returns
         try:
             await handler(self)
         except HandedOff:
@@ -535,8 +549,8 @@ class Connection(Generic[S]):
     def _finish(self) -> None:
         if self._timers is not None:
             self._timers.end()
-        callbacks, self._end_callbacks = self._end_callbacks, []
-        tell_the_end(callbacks, connection=self.id)
+        callbacks, self._end_callbacks = self._end_callbacks, None
+        tell_the_end(callbacks or (), connection=self.id)
         self._keeper.connection_ending(self)
         self._stream.close()
 
@@ -585,7 +599,8 @@ class Connection(Generic[S]):
             self._keeper.bus.wake(self.id)
 
     def _update_clear(self) -> None:
-        self._clear = not (self._gated or self._resuming or self.handed_off) and self._on_touch is None
+        held = self._gated or self._resuming or self.handed_off or self._stream.fenced
+        self._clear = not held and self._on_touch is None
 
     def _begun(self) -> None:
         """The handler waits for a frame: if it has started again, it has set up what it needs."""
@@ -604,20 +619,42 @@ class Connection(Generic[S]):
                 self._timers.freeze()
         return self._timers
 
+    def _have_helpers(self) -> Helpers:
+        if self._helpers is NO_HELPERS:
+            self._helpers = Helpers(self._maybe_boundary)
+        return self._helpers
+
     def _fence(self) -> None:
         """Neither read nor write, and let the timers' clock stand."""
         self._stream.fence()
+        self._clear = False
         if self._timers is not None:
             self._timers.freeze()
 
-    def _undelivered_items(self) -> deque[tuple[int, Any]]:
+    def _add_items(self, items: Iterable[tuple[int, Any]]) -> None:
+        """Keep items of merged queues until the handler is given them."""
+        if self._items is None:
+            self._items = deque()
+        self._items.extend(items)
+
+    def _undelivered_items(self) -> Collection[tuple[int, Any]]:
         """Return the items of merged queues that the handler has not been given, in order."""
         if self._merge is not None:
             self._merge._collect()
-        return self._items
+        return self._items or ()
 
     def _hand_off(self) -> None:
-        """The connection has moved: unwind the handler."""
+        """The connection has moved: unwind the handler, in the next turn of the loop."""
+        self._give_up()
+        self._wake()
+
+    def _unwind_now(self) -> None:
+        """Unwind the handler of a connection that is given up; for a function that the loop itself has called."""
+        if self._waiter is not None:
+            self._waiter.wake_now()
+
+    def _give_up(self) -> None:
+        """The connection has moved, and its handler is to unwind."""
         self.handed_off = True
         self._clear = False
         if self._joining is not None:
@@ -625,18 +662,18 @@ class Connection(Generic[S]):
         if self._timers is not None:
             self._timers.moved()
         self._session.moved()
-        self._wake()
         self._unfenced()
 
     def _unfenced(self) -> None:
         """The session goes on here, or has moved: let go who waited to know."""
+        self._update_clear()
         if self._timers is not None and not self._gated:
             self._timers.go_on()
         how, self._act_later = self._act_later, None
         if how is not None and not self.handed_off:
             self._act(how)
-        waiters, self._fence_waiters = self._fence_waiters, []
-        for waiter in waiters:
+        waiters, self._fence_waiters = self._fence_waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
         self._keeper.bus.wake(self.id)
@@ -667,6 +704,7 @@ class Connection(Generic[S]):
     def _unhook(self) -> None:
         """Nobody reads any more what is noted."""
         self._rest = None
+        self._cookie = None
         self._touched()
 
     def _touched(self) -> None:
@@ -679,24 +717,46 @@ class Connection(Generic[S]):
 
     async def _park(self) -> None:
         """Stand at the boundary until something may have changed."""
-        if self._waiter is not None:
-            raise RuntimeError("another task of this handler waits for the next frame already")
-        self._waiter = asyncio.get_running_loop().create_future()
-        self._parked = asyncio.current_task() is self._task
+        waiter = self._stand()
         try:
-            self._stream.flush()  # may find the connection lost, which wakes the waiter
-            self._note_rest()
-            self._maybe_boundary()
-            await self._waiter
+            if waiter.armed:
+                await waiter
         finally:
-            self._waiter = None
+            waiter.leave()
             self._parked = False
 
+    def _stand(self) -> Waiter:
+        """Come to the boundary. The caller waits, unless it was woken by that, and then leaves."""
+        waiter, stream = self._waiter, self._stream
+        if waiter is None:
+            waiter = self._waiter = Waiter(stream.loop)
+        waiter.arm()
+        self._parked = current_task(stream.loop) is self._task
+        try:
+            if stream.corked:
+                stream.flush()  # may find the connection lost, which wakes the waiter
+            if self._rest is not None:
+                self._note_rest()
+            if self._gated or self._session.stale:
+                self._maybe_boundary()
+        except BaseException:
+            waiter.leave()
+            self._parked = False
+            raise
+        return waiter
+
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._waiter.wake()
 
     def _on_input(self) -> None:
+        waiter = self._waiter
+        if waiter is None:
+            self._on_lost()
+        elif not self._gated:
+            waiter.wake_now()
+
+    def _on_lost(self) -> None:
         if self._task is None:
             self._keeper.start_handler(self)
         elif not self._gated:

@@ -311,8 +311,7 @@ class Engine:
             session.stale
             and not session.gated
             and self.sessions.get(session.id) is session
-            and not session.helpers_ending
-            and session.obstacle() is None
+            and not session.restless
             and session.stop_helpers()
         ):
             self.renew(session)

@@ -93,8 +93,12 @@ class Gate:
         if self._misreadable(session):
             self._reluctant.append(session)
             return
-        self._waiting[session] = None
         session.gate(True)
+        if not session.restless and session.stop_helpers():  # most are idle, and stand there already
+            self._ready[session] = None
+            self._on_change()
+            return
+        self._waiting[session] = None
         if together:
             self._unlimited.add(session)
         self.at_boundary(session)
@@ -139,9 +143,7 @@ class Gate:
         if not session.connections:
             self._answered(session)
             self._on_change()
-        elif session.helpers_ending:
-            return
-        elif session.obstacle() is None and session.stop_helpers() and session.obstacle() is None:
+        elif not session.restless and session.stop_helpers():  # where there is none to stop, nothing has changed
             self._answered(session)
             self._ready[session] = None
             self._on_change()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from hotfd.server.tasks import Scope
 
@@ -67,3 +67,7 @@ class Helpers:
     def current(self) -> bool:
         """Whether the caller is a helper, or a task that one has made."""
         return self._scope is not None and self._scope.current
+
+
+NO_HELPERS: Final = Helpers(lambda: None)
+"""What all handlers share that have had no helper yet: most have none, and a connection costs the less."""

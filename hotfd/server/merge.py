@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Merge:
     """Frames and queue items of one connection; see :meth:`Connection.merge`."""
 
+    __slots__ = ("_connection", "_getters", "_item_was_last", "_queues", "_sources", "_subscriptions")
+
     def __init__(self, connection: Connection[Any], queues: tuple[asyncio.Queue[Any] | Subscription, ...]) -> None:
         self._connection = connection
         connection._merge = self
@@ -70,14 +72,14 @@ class Merge:
         """Take what is in the queues now, so that nothing depends on which task runs first."""
         for index, queue in self._queues:
             while not queue.empty() and index not in self._getters:
-                self._connection._items.append((index, queue.get_nowait()))
+                self._connection._add_items([(index, queue.get_nowait())])
 
     async def _park(self) -> None:
         connection = self._connection
         if not connection._helpers.stopped:
             for index, queue in self._queues:
                 if index not in self._getters:
-                    task = connection._helpers.start(queue.get(), f"{connection.id}-merge")
+                    task = connection._have_helpers().start(queue.get(), f"{connection.id}-merge")
                     self._getters[index] = task
                     task.add_done_callback(partial(self._got, index))
         await connection._park()
@@ -85,7 +87,7 @@ class Merge:
     def _got(self, index: int, task: asyncio.Task[Any]) -> None:
         self._getters.pop(index, None)
         if not task.cancelled():
-            self._connection._items.append((index, task.result()))
+            self._connection._add_items([(index, task.result())])
             self._connection._wake()
 
     def _stop(self) -> None:

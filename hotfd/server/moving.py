@@ -30,7 +30,7 @@ from hotfd.server.escrow import Escrow, Newcomer, newcomer_of
 from hotfd.server.gate import Gate
 from hotfd.server.outcome import Tally
 from hotfd.server.releases import send_releases
-from hotfd.server.snapshot import Readers, Writers, capture, decode_states, restore, rewritten
+from hotfd.server.snapshot import Readers, Writers, capture, decode_states, know_cookies, restore, rewritten
 from hotfd.server.tasks import detached
 from hotfd.server.witness import Witness
 from hotfd.state import encode_any
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hotfd.config.snapshots import Snapshot
-    from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
     from hotfd.transfer.channel import Channel
@@ -76,24 +75,24 @@ class Item:
     accepted: bool = False
     unwinding: int = 0
     unwound: bool = False
-    timer: asyncio.TimerHandle | None = None
     written_down: list[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.written_down = self._what_changes()
 
     def _what_changes(self) -> list[Any]:
-        if self.session is None:
+        session = self.session
+        if session is None:
             return []
-        owners: list[Session | Connection[Any]] = [self.session, *self.session.connections]
-        return [
-            *(
-                (len(connection._undelivered_items()), connection._joining, connection._act_later)
-                for connection in self.session.connections
-            ),
-            self.session.release,
-            *(owner._timers.changes if owner._timers is not None else 0 for owner in owners),
-        ]
+        found: list[Any] = [session.release, session._timers and session._timers.changes]
+        for connection in session.connections:
+            found += (
+                len(connection._undelivered_items()),
+                connection._joining,
+                connection._act_later,
+                connection._timers and connection._timers.changes,
+            )
+        return found
 
     @property
     def outdated(self) -> bool:
@@ -167,7 +166,8 @@ class Moving:
         self._loop = asyncio.get_running_loop()
         self._items: dict[int, Item] = {}
         self._by_session: dict[Session, Item] = {}
-        self._committing: list[Item] = []
+        self._unwinding: deque[tuple[float, Item]] = deque()  # those that take longer than a turn; when it is too long
+        self._unwind_timer: asyncio.TimerHandle | None = None
         self._asked_at: float | None = None
         self._revoking: dict[int, Item] = {}  # revoked; they go on when the kernel has the message
         self._background: set[asyncio.Task[None]] = set()
@@ -243,8 +243,8 @@ class Moving:
                 reach(Point.OLD_PART)
                 self._channel.send(part.message, [part.memfd, *part.descriptors], owned=[part.memfd])
             reach(Point.OLD_OFFERED)
-            for _, bundle in bundles:  # while the new process reads the offer: nobody waits for this
-                self.witness.note(bundle)
+            # While the new process reads the offer: nobody waits for this.
+            self.witness.note(*(bundle for _, bundle in bundles))
         except OSError as error:
             raise HandoffRefused(
                 "descriptor-limit", f"no descriptor or memory for an offer ({error.strerror}); raise LimitNOFILE"
@@ -276,6 +276,7 @@ class Moving:
             bundles.append((None, Bundle(SessionRecord(first, PROCESS, 0), [], [])))
         left = deque(sessions)
         try:
+            know_cookies(connection for session in sessions for connection in session.connections)
             while left:
                 session = left[0]
                 session.fence()
@@ -317,16 +318,34 @@ class Moving:
         """
         reach(Point.OLD_ACCEPTED)
         items = [self._items[id] for id in ids]
-        if self._hold_commits:
-            for item in items:
-                item.accepted = True
-        else:
-            for item in items:
-                if item.outdated:
-                    self._revoke([item], then_want=True)
-                else:
-                    self._unwind(item)
+        for item in items:
+            item.accepted = True
+        if not self._hold_commits:
+            self._on_the_loop(self._unwind_unchanged, items)
         self._on_change()
+
+    def _on_the_loop(self, step: Callable[[list[Item]], None], items: list[Item]) -> None:
+        """Do something where nobody's task runs, so that handlers can be unwound on the spot: now, if that is so here.
+
+        A turn of the loop is long while thousands of clients ask at once.
+        """
+        if asyncio.current_task() is None:
+            self._guarded(step, items)
+        else:
+            self._loop.call_soon(self._guarded, step, items)
+
+    def _unwind_unchanged(self, items: list[Item]) -> None:
+        """Unwind what was accepted and is still as it was written down; take the rest back, and offer it anew."""
+        unchanged = []
+        for item in items:
+            if item.wire_id not in self._items:
+                continue  # taken back meanwhile
+            if item.outdated:
+                self._revoke([item], then_want=True)
+            else:
+                self._unwind(item)
+                unchanged.append(item)
+        self._settle(unchanged)
 
     @property
     def all_accepted(self) -> bool:
@@ -338,65 +357,94 @@ class Moving:
         items = list(self._items.values())
         if any(item.outdated for item in items):
             return False
-        for item in items:
-            self._unwind(item)
+        self._on_the_loop(self._unwind_each, items)
         return True
 
+    def _unwind_each(self, items: list[Item]) -> None:
+        live = [item for item in items if item.wire_id in self._items]
+        for item in live:
+            self._unwind(item)
+        self._settle(live)
+
     def _unwind(self, item: Item) -> None:
-        """Let the handlers of an accepted session end; with none running there is nothing to wait for."""
-        for connection in item.session.connections if item.session is not None else ():
-            task = connection._task
-            connection._hand_off()
-            if task is not None and not task.done():
-                item.unwinding += 1
-                task.add_done_callback(partial(self._handler_unwound, item))
-        if item.unwinding:
-            item.timer = self._loop.call_later(UNWIND_LIMIT, self._unwind_overdue, item)
-        else:
-            self._unwound(item)
+        """Have the handlers of an accepted session end. Most have ended when this returns."""
+        connections = item.session.connections if item.session is not None else []
+        item.unwinding = 1  # until it is settled
+        for connection in connections:
+            connection._give_up()
+        for connection in connections:
+            connection._unwind_now()
+
+    def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Do what the event loop calls, which nobody is above."""
+        try:
+            step(*arguments)
+        except Exception as error:  # noqa: BLE001 - as said
+            self._on_error(error)
+
+    def _settle(self, items: list[Item]) -> None:
+        """Of those that were told to unwind, commit who has; the others have some time yet."""
+        ended, by = [], self._loop.time() + UNWIND_LIMIT
+        for item in items:
+            tasks = [connection._task for connection in item.session.connections] if item.session is not None else []
+            live = [task for task in tasks if task is not None and not task.done()]
+            item.unwinding = len(live)
+            for task in live:
+                task.add_done_callback(partial(self._guarded, self._handler_unwound, item))
+            if live:
+                self._unwinding.append((by, item))
+            else:
+                ended.append(item)
+        self._watch_unwinding()
+        self._unwound(ended)
 
     def _handler_unwound(self, item: Item, task: asyncio.Task[None]) -> None:
         item.unwinding -= 1
         if not item.unwinding:
-            try:
-                self._unwound(item)
-            except Exception as error:  # noqa: BLE001 - the caller is the event loop
-                self._on_error(error)
+            self._unwound([item])
 
-    def _unwind_overdue(self, item: Item) -> None:
+    def _watch_unwinding(self) -> None:
+        """Have one timer for the first of those that are unwinding; the others follow in order."""
+        while self._unwinding and self._has_unwound(self._unwinding[0][1]):
+            self._unwinding.popleft()
+        if self._unwinding and self._unwind_timer is None:
+            self._unwind_timer = self._loop.call_at(self._unwinding[0][0], self._guarded, self._unwind_overdue)
+
+    def _has_unwound(self, item: Item) -> bool:
+        return item.unwound or item.wire_id not in self._items
+
+    def _unwind_overdue(self) -> None:
         """Somebody's ``finally`` takes too long: cancel it. It can harm nothing, writing raises."""
-        item.timer = None
-        assert item.session is not None
-        log.event(logging.WARNING, "handler-slow-to-unwind", session=item.session.id)
-        for connection in item.session.connections:
-            if connection._task is not None:
-                connection._task.cancel()
-        self._unwound(item)
+        self._unwind_timer = None
+        late, now = [], self._loop.time()
+        while self._unwinding and self._unwinding[0][0] <= now:
+            _, item = self._unwinding.popleft()
+            if not self._has_unwound(item):
+                late.append(item)
+        self._watch_unwinding()
+        for item in late:
+            assert item.session is not None
+            log.event(logging.WARNING, "handler-slow-to-unwind", session=item.session.id)
+            for connection in item.session.connections:
+                if connection._task is not None:
+                    connection._task.cancel()
+        self._unwound(late)
 
-    def _unwound(self, item: Item) -> None:
-        if item.timer is not None:
-            item.timer.cancel()
-            item.timer = None
-        if item.unwound or item.wire_id not in self._items:
-            return
-        item.unwound = True
-        reach(Point.OLD_UNWOUND)
-        if not self._committing and not self._hold_commits:
-            self._loop.call_soon(self._commit_some)
-        self._committing.append(item)
-        self._on_change()
+    def _unwound(self, items: list[Item]) -> None:
+        """The handlers of these sessions have ended, or have been given up: commit them."""
+        ended = [item for item in items if not self._has_unwound(item)]
+        for item in ended:
+            item.unwound = True
+            reach(Point.OLD_UNWOUND)
+        if ended:
+            self._on_change()  # may take them back, which is the last moment for that
+            if not self._hold_commits:
+                self._commit([item for item in ended if item.wire_id in self._items])
 
     @property
     def all_unwound(self) -> bool:
         """Whether every offered session is accepted and has unwound."""
         return all(item.unwound for item in self._items.values())
-
-    def _commit_some(self) -> None:
-        items, self._committing = self._committing, []
-        try:
-            self._commit([item for item in items if item.wire_id in self._items])
-        except Exception as error:  # noqa: BLE001 - the caller is the event loop
-            self._on_error(error)
 
     def commit_all(self) -> None:
         """Commit everything, which must be accepted and unwound."""
@@ -506,8 +554,6 @@ class Moving:
 
     def _go_on(self, item: Item) -> Session | None:
         """Serve a session here again that was offered and not committed; return it as it is now."""
-        if item.timer is not None:
-            item.timer.cancel()
         session = item.session
         if session is None:
             return None
@@ -599,9 +645,9 @@ class Moving:
         self.gate.close()
         for task in self._background:
             task.cancel()
-        for item in self._items.values():
-            if item.timer is not None:
-                item.timer.cancel()
+        if self._unwind_timer is not None:
+            self._unwind_timer.cancel()
+        self._unwinding.clear()
         self.escrow.close()
         self._releases.clear()
 

@@ -163,10 +163,12 @@ class Order:
         later = self.since(mark) if mark is not None else ()
         self.log.hold(key, later[0].position if later else self.log.position + 1)
 
-    def release(self, key: object) -> None:
-        """End a :meth:`hold`. Idempotent."""
-        self.log.release(key)
-        self.trim()
+    def release(self, key: object) -> bool:
+        """End a :meth:`hold`. False, and nothing has changed, when there is none."""
+        held = self.log.release(key)
+        if held:
+            self.trim()
+        return held
 
     def forget(self) -> None:
         """Those who have gone will not come back by another way."""

@@ -115,9 +115,9 @@ class Log:
             self._heap = [(at, turn, key) for key, (at, turn) in self._holds.items()]
             heapq.heapify(self._heap)
 
-    def release(self, key: object) -> None:
-        """Nothing is held for this key any more. Idempotent."""
-        self._holds.pop(key, None)
+    def release(self, key: object) -> bool:
+        """Nothing is held for this key any more. False when nothing was."""
+        return self._holds.pop(key, None) is not None
 
     def remember(self, key: object) -> None:
         """Keep softly what was held for this key, or what comes from now on."""

@@ -20,12 +20,20 @@ if TYPE_CHECKING:
     from hotfd.server.outcome import Journal
     from hotfd.server.session import Session
 
-PIPELINE: Final = 2 * BATCH
-"""Sessions that may be offered and not committed: two offers, so that neither side waits for the
-other, and few enough that a session's pause does not grow with the number of sessions."""
+PIPELINE: Final = 2
+"""Offers that may be made and not committed: two, so that neither side waits for the other, and few enough that a
+session's pause does not grow with the number of sessions."""
+
+LONG_TURN: Final = 32
+"""Times as many offers at most while the loop's turns are long. When all clients ask at once, a turn serves thousands of
+them, an answer takes some turns, and whoever is offered waits for these: for two offers as for sixty."""
 
 RELUCTANT_INTERVAL: Final = 0.05
 """Seconds between two looks at sessions that cannot move before they are given what they have received."""
+
+PROGRESS_INTERVAL: Final = 0.1
+"""Seconds between two words on how far it is. People read no faster, and each word wakes whoever listens, on a processor
+that the sessions could have."""
 
 NEVER: Final = float("inf")
 
@@ -86,18 +94,20 @@ async def move_rolling(cutover: Driver, moving: Moving) -> None:
     gate = moving.gate
     gate.pending.extend(cutover.sessions)
     total = len(gate.pending)
+    tell_at = loop.time()
+    pace = _Pace()
     while True:
         cutover.raise_failure()
         _check_answered(cutover, moving)
         gate.ask_again()
-        while moving.outstanding < PIPELINE and (gate.pending or gate.has_ready):
-            for _ in range(min(len(gate.pending), BATCH)):
-                gate.want(gate.pending.popleft())
-            if batch := gate.batch(BATCH):
-                moving.offer(batch)
-                await asyncio.sleep(0)  # the other clients' turn
-                cutover.raise_failure()
-        cutover.emit({"event": "progress", "moved": moving.tally.sessions["moved"], "total": total})
+        while moving.outstanding < pace.limit and (gate.pending or gate.has_ready):
+            _offer_some(moving, pace)
+            await pace.turn()  # the other clients'
+            cutover.raise_failure()
+        moved = moving.tally.sessions["moved"]
+        if loop.time() >= tell_at or moved >= total:
+            tell_at = loop.time() + PROGRESS_INTERVAL
+            cutover.emit({"event": "progress", "moved": moved, "total": total})
         _check_not_all_refused(moving)
         if not gate.pending and not moving.outstanding:
             if not gate.waiting:
@@ -107,6 +117,55 @@ async def move_rolling(cutover: Driver, moving: Moving) -> None:
                 _leave_behind(cutover, moving)
                 continue
         await _progress(cutover, moving, deadline)
+
+
+class _Pace:
+    """How much is offered in one turn of the loop: as much as takes no longer than what others do in a turn.
+
+    Attributes:
+        offers: how many offers are made in a turn.
+    """
+
+    def __init__(self) -> None:
+        self.offers = 1
+        self._loop = asyncio.get_running_loop()
+        self._began = 0.0
+        self._made = 0
+
+    @property
+    def limit(self) -> int:
+        """Sessions that may be offered and not committed."""
+        return PIPELINE * BATCH * self.offers
+
+    def begin(self) -> None:
+        """Offers are about to be made."""
+        self._began, self._made = self._loop.time(), 0
+
+    def made(self) -> None:
+        """One was made."""
+        self._made += 1
+
+    async def turn(self) -> None:
+        """Let the others have their turn, and see how long it is beside what an offer takes."""
+        left = self._loop.time()
+        await asyncio.sleep(0)
+        own, others = left - self._began, self._loop.time() - left
+        if self._made and own > 0.0:
+            self.offers = min(max(1, int(others * self._made / own)), LONG_TURN)
+
+
+def _offer_some(moving: Moving, pace: _Pace) -> None:
+    """Make the offers of one turn of the loop."""
+    gate = moving.gate
+    pace.begin()
+    for _ in range(pace.offers):
+        for _ in range(min(len(gate.pending), BATCH)):
+            gate.want(gate.pending.popleft())
+        if batch := gate.batch(BATCH):
+            moving.offer(batch)
+            pace.made()
+        if not (gate.pending or gate.has_ready) or moving.outstanding >= pace.limit:
+            return
 
 
 def _check_not_all_refused(moving: Moving) -> None:

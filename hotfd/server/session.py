@@ -67,7 +67,7 @@ class Session:
         self.fenced = False
         self.stale = False
         self.fenced_ns = 0
-        self._end_callbacks: list[Callable[[], object]] = []
+        self._end_callbacks: list[Callable[[], object]] | None = None
         self._timers: Timers | None = None
         # Each member that comes to rest asks for all of them. Whom the others waited for last is looked at first, and
         # the search goes on from there: so thousands of members that come to rest one by one are not looked at each time.
@@ -154,6 +154,8 @@ class Session:
         Callbacks do not travel: a resumed handler registers anew. The same function is called once, however many
         handlers of the session have registered it.
         """
+        if self._end_callbacks is None:
+            self._end_callbacks = []
         if callback not in self._end_callbacks:
             self._end_callbacks.append(callback)
 
@@ -206,8 +208,8 @@ class Session:
 
     def over(self) -> None:
         """The last connection has gone: tell who wanted to know."""
-        callbacks, self._end_callbacks = self._end_callbacks, []
-        tell_the_end(callbacks, session=self.id)
+        callbacks, self._end_callbacks = self._end_callbacks, None
+        tell_the_end(callbacks or (), session=self.id)
 
     def touch(self) -> None:
         """Note that this process has acted on the session, whichever connection it was."""
@@ -248,14 +250,18 @@ class Session:
         return all(stopped)
 
     @property
-    def helpers_ending(self) -> bool:
-        """Whether a helper that was cancelled has not ended yet: then there is no boundary, and it tells of its end."""
+    def restless(self) -> bool:
+        """Whether a member is at no boundary, or a helper that was cancelled has not ended yet: it tells when that is over.
+
+        Each member that comes to rest asks this of all of them: so it is one search, which goes on where it stopped.
+        """
         members, count = self.connections, len(self.connections)
         for at in range(self._looked_at, self._looked_at + count):
-            if members[at % count]._helpers.ending:
+            member = members[at % count]
+            if member._helpers.ending or member._obstacle() is not None:
                 self._looked_at = at % count
                 return True
-        return False
+        return self._timers is not None and bool(self._timers.busy())
 
     def fence(self) -> None:
         """Neither read nor write any connection from here on."""

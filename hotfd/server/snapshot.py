@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from hotfd.transfer.offer import Bundle
 from hotfd.wire.records import ConnectionRecord, SessionRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from hotfd.config.carry import Luggage
     from hotfd.config.slots import Slots
@@ -108,20 +109,16 @@ def capture(session: Session, wire_id: int, write: Writers) -> Bundle:
         StateError: a state, or an item that waits in a merged queue, cannot travel.
     """
     connections = session.connections
-    descriptors = [connection._stream.fileno() for connection in connections]
+    fenced_ns, write_state = session.fenced_ns, write.connection
     records = []
-    for connection, cookie in zip(connections, _core.cookies(descriptors), strict=True):
-        items = connection._undelivered_items()
-        records.append(
-            _capture_connection(
-                connection,
-                wire_id,
-                cookie,
-                session.fenced_ns,
-                state=write.connection(connection.state),
-                merged=encode_any(list(items)) if items else None,
-            )
-        )
+    for connection in connections:
+        cookie = connection._cookie
+        if cookie is None:
+            know_cookies(connections)
+            cookie = connection._cookie or 0
+        state, items = write_state(connection.state), connection._undelivered_items()
+        merged = encode_any(list(items)) if items else None
+        records.append(_capture_connection(connection, wire_id, cookie, fenced_ns, state=state, merged=merged))
     for connection, written in zip(connections, records, strict=True):
         connection._keeper.bus.capture(connection, written)
     release = session.release.serial if session.release is not None else 0
@@ -129,7 +126,20 @@ def capture(session: Session, wire_id: int, write: Writers) -> Bundle:
     if session.shared:
         record.key, record.kind = session.key, session.kind
         record.state = write.shared(session.kind, session.state)
-    return Bundle(record, records, descriptors)
+    return Bundle(record, records, [connection._stream.fileno() for connection in connections])
+
+
+def know_cookies(connections: Iterable[Connection[Any]]) -> None:
+    """See that each connection knows its socket's SO_COOKIE, which never changes: all are asked for at once.
+
+    Raises:
+        OSError: one is no open socket.
+    """
+    unknown = [connection for connection in connections if connection._cookie is None]
+    if unknown:
+        found = _core.cookies([connection._stream.fileno() for connection in unknown])
+        for connection, cookie in zip(unknown, found, strict=True):
+            connection._cookie = cookie
 
 
 def rewritten(bundle: Bundle, session: Session, write: Writers) -> Bundle:
@@ -204,12 +214,12 @@ def restore(
         # fcntl(2) that the other process would feel.
         sock = socket.socket(record.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, fd)
         connection: Connection[Any] = Connection(
-            record.id,
+            head.id if record.id == head.id else record.id,  # one object for both, as where it began
             sock,
             framing,
             state,
             session,
-            listener=record.listener,
+            listener=sys.intern(record.listener),  # one for all, not one of each record's own
             peername=_decode_name(record.peername),
             resumed=True,
             keeper=keeper,
@@ -224,7 +234,7 @@ def restore(
         if record.timers:
             connection._have_timers().bring(record.timers)
         if record.merged is not None:
-            connection._items.extend(_items(record.merged))
+            connection._add_items(_items(record.merged))
         keeper.bus.take_up(connection, record)
     return session
 
@@ -254,7 +264,8 @@ def renew(session: Session, framing: Framing, keeper: Keeper) -> Session:
     states = States(session.state, [connection.state for connection in before], session.release)
     renewed = restore(Bundle(head, records, descriptors), states, framing, keeper)
     for connection, left in zip(renewed.connections, items, strict=True):
-        connection._items.extend(left)
+        if left:
+            connection._add_items(left)
     return renewed
 
 

@@ -26,9 +26,9 @@ import logging
 import socket
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hotfd import _core, log
 from hotfd.errors import ConnectionClosed, FramingError
@@ -36,11 +36,20 @@ from hotfd.errors import ConnectionClosed, FramingError
 if TYPE_CHECKING:
     from hotfd.framing import Framing
 
-MSG_DONTWAIT: Final = socket.MSG_DONTWAIT
+MSG_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 """With each call, and not by O_NONBLOCK alone: that is in the open file, which another process may share and change."""
 
 READ_SIZE: Final = 1 << 16
-"""Bytes asked for per read: what one TCP window of a local client usually holds."""
+"""Bytes asked for per read: what one TCP window of a local client usually holds. A bound too for how long one client
+that sends small frames ahead can hold the loop."""
+
+LARGE_READ_SIZE: Final = 31 << 12
+"""The same once such a read was full and held no whole frame: frames of that size come with fewer reads. More than 128 KiB
+is mapped by glibc for each read, and unmapped after it (mallopt(3), M_MMAP_THRESHOLD), which costs more than it saves."""
+
+JOIN_LIMIT: Final = 1 << 14
+"""Bytes that wait for more below which what comes is joined to them by a copy, so that frames are cut out of ``bytes``, which
+is fastest. To copy so many costs less than the read that brought the rest."""
 
 READ_HIGH_WATER: Final = 1 << 18
 """Undelivered bytes above which a stream with a frame at hand stops reading."""
@@ -68,6 +77,10 @@ DRAIN_BYTES: Final = 1 << 24
 """Bytes that are read and dropped while waiting for the peer's end."""
 
 
+_family: Final[Callable[[socket.socket], int]] = socket.SocketType.family.__get__
+"""Reads the address family of a socket as a number: of each connection that moves, no object needs to be looked up."""
+
+
 class Life(enum.Enum):
     """Where a stream is between its start and its end."""
 
@@ -78,14 +91,29 @@ class Life(enum.Enum):
     DETACHED = "detached"
 
 
+OPEN: Final = Life.OPEN
+
+
+class Owner(Protocol):
+    """Whom a stream tells what happens. One object, and not a bound method for each call: every connection has them."""
+
+    def _on_input(self) -> None:
+        """A frame, the peer's end or an error has come. The loop has called; whoever waits may go on before this returns."""
+
+    def _on_lost(self) -> None:
+        """The connection is lost, which somebody has found out who goes on after this: whoever waits goes on later."""
+
+    def _on_stream_closed(self) -> None:
+        """The descriptor is closed; told once."""
+
+
 class Stream:
     """A connected stream socket, its framing and its buffers.
 
     Args:
         sock: the socket, non-blocking; the stream owns it until it is closed or detached.
         framing: where frames end.
-        on_input: called when a frame, the peer's end or an error has become available.
-        on_closed: called once, when the descriptor is closed.
+        owner: who is told what happens.
         undelivered: bytes that were received already.
         unsent: bytes that were written already.
         end_of_stream: the peer's end was read already.
@@ -97,33 +125,30 @@ class Stream:
         "_drained",
         "_fd",
         "_fenced",
-        "_flush_soon",
         "_framing",
         "_head",
-        "_loop",
-        "_maybe_more",
         "_next",
-        "_on_closed",
-        "_on_input",
+        "_owner",
+        "_read_size",
         "_reading",
-        "_recv",
         "_scan",
-        "_scanned",
-        "_send",
         "_sock",
-        "_spans",
         "_taken_at",
+        "_telling",
         "_timer",
         "_unsent",
         "_untaken",
         "_write_waiter",
         "_writing",
         "before_io",
+        "corked",
         "end_of_stream",
         "error",
         "gated",
         "hurried",
         "life",
+        "loop",
+        "spans",
         "write_closed",
     )
 
@@ -131,31 +156,27 @@ class Stream:
         self,
         sock: socket.socket,
         framing: Framing,
-        on_input: Callable[[], None],
-        on_closed: Callable[[], None],
+        owner: Owner,
         *,
         undelivered: bytes = b"",
         unsent: bytes = b"",
         end_of_stream: bool = False,
         write_closed: bool = False,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._sock = sock
         self._fd = sock.fileno()
-        self._recv = sock.recv
-        self._send = sock.send
         self._framing = framing
         self._scan = framing.scanner().scan
-        self._on_input = on_input
-        self._on_closed = on_closed
+        self._owner = owner
         self._buffer: bytes | bytearray = undelivered
         self._head = 0  # the first byte that is not delivered
-        self._scanned = 0  # the first byte of the unfinished frame
-        self._spans: list[int] = []  # payload start, payload end, frame end; three per frame at hand
+        self._read_size = READ_SIZE
+        self.spans: Sequence[int] = ()  # payload start, payload end, frame end; three per frame at hand
         self._next = 0  # the first span that is not delivered
-        self._maybe_more = bool(undelivered)
-        self._unsent = bytearray(unsent)
-        self._reading = self._writing = self._flush_soon = self._fenced = False
+        self._unsent = bytearray(unsent) if unsent else None
+        self._reading = self._writing = self._fenced = self._telling = False
+        self.corked = False  # what is unsent was gathered, and flush sends it
         self._write_waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drained = 0
@@ -172,7 +193,7 @@ class Stream:
     def start(self) -> None:
         """Begin to read, and to send what is unsent."""
         self._fenced = False
-        if self._maybe_more:
+        if self._buffer and not self.spans and not isinstance(self.error, FramingError):
             self._find_frames()
         self._update_reading()
         if self._unsent:
@@ -185,12 +206,12 @@ class Stream:
     @property
     def frame_at_hand(self) -> bool:
         """Whether :meth:`take` has a frame."""
-        return bool(self._spans)
+        return bool(self.spans)
 
     @property
     def input_over(self) -> bool:
         """Whether no frame will come after those at hand."""
-        return self.end_of_stream or self.error is not None or self.life is not Life.OPEN
+        return self.end_of_stream or self.error is not None or self.life is not OPEN
 
     @property
     def over(self) -> bool:
@@ -199,25 +220,31 @@ class Stream:
 
     def take(self) -> bytes:
         """Return the payload of the next frame; it is delivered by this."""
-        spans, buffer, at = self._spans, self._buffer, self._next
-        start, end, self._head = spans[at], spans[at + 1], spans[at + 2]
-        frame = buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
-        at += 3
-        if at < len(spans):
-            self._next = at
-            return frame
-        spans.clear()
-        self._next = 0
-        if self._head == len(buffer):
+        spans, buffer = self.spans, self._buffer
+        if len(spans) == 3:  # one frame, which is what most reads bring
+            start, end, head = spans
+            frame = buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
+        else:
+            at = self._next
+            start, end, head = spans[at], spans[at + 1], spans[at + 2]
+            frame = buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
+            at += 3
+            if at < len(spans):
+                self._next = at
+                self._head = head
+                return frame
+            self._next = 0
+        self.spans = ()
+        if head == len(buffer):
             self._buffer = b""
-            self._head = self._scanned = 0
-            self._maybe_more = False
-        elif self._head >= COMPACT_AT:
-            self._buffer = bytearray(memoryview(buffer)[self._head :])
-            self._scanned -= self._head
             self._head = 0
-        if self._maybe_more:
-            self._find_frames()
+        else:
+            self._head = head
+            if head >= COMPACT_AT:
+                self._buffer = bytearray(memoryview(buffer)[head:])
+                self._head = 0
+            if not isinstance(self.error, FramingError):
+                self._find_frames()  # a scan may stop early; it has found all when it finds none
         if not self._reading:
             self._update_reading()
         return frame
@@ -226,7 +253,7 @@ class Stream:
         if self.before_io is not None:
             self.before_io()
         try:
-            data = self._recv(READ_SIZE, MSG_DONTWAIT)
+            data = self._sock.recv(self._read_size, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -235,11 +262,29 @@ class Stream:
         if not data:
             self.end_of_stream = True
             self._update_reading()
-            self._on_input()
+            self._owner._on_input()
             return
-        buffer = self._buffer
-        if not buffer:
+        if self._buffer:
+            self._join(data)
+        else:
             self._buffer = data
+        self._find_frames()
+        if self.spans or self.error is not None:
+            if len(self._buffer) - self._head > READ_HIGH_WATER:
+                self._update_reading()
+            self._telling = True
+            self._owner._on_input()
+            self._telling = False
+            if self.corked:  # by a handler that waits for something else than frames
+                self.flush()
+        elif len(data) == READ_SIZE:
+            self._read_size = LARGE_READ_SIZE
+
+    def _join(self, data: bytes) -> None:
+        """Put what has come behind what is not delivered."""
+        buffer = self._buffer
+        if len(buffer) - self._head < JOIN_LIMIT:
+            self._rebase(bytes(memoryview(buffer)[self._head :]) + data)
         elif isinstance(buffer, bytes):
             joined = bytearray(memoryview(buffer)[self._head :])
             joined += data
@@ -249,25 +294,20 @@ class Stream:
                 del buffer[: self._head]
                 self._rebase(buffer)
             buffer += data
-        self._find_frames()
-        if self._spans or self.error is not None:
-            if len(self._buffer) - self._head > READ_HIGH_WATER:
-                self._update_reading()
-            self._on_input()
 
-    def _rebase(self, buffer: bytearray) -> None:
+    def _rebase(self, buffer: bytes | bytearray) -> None:
         """Replace the buffer by one that begins at ``_head``."""
         if self._head:
-            self._spans = [offset - self._head for offset in self._spans[self._next :]]
+            self.spans = [offset - self._head for offset in self.spans[self._next :]]
             self._next = 0
-            self._scanned -= self._head
             self._head = 0
         self._buffer = buffer
 
     def _find_frames(self) -> None:
         """Look for complete frames behind those that are known."""
+        spans = self.spans
         try:
-            found = self._scan(self._buffer, self._scanned)
+            found = self._scan(self._buffer, spans[-1] if spans else self._head)
         except FramingError as error:
             self._fail_framing(error)
             return
@@ -275,13 +315,10 @@ class Stream:
             log.event(logging.ERROR, "framing-failed", exc_info=error, framing=self._framing.name)
             self._fail_framing(FramingError(f"the framing {self._framing.name} raised {type(error).__name__}"))
             return
-        self._maybe_more = bool(found)  # a scan may stop early; it has found all when it finds none
         if found:
-            self._spans += found
-            self._scanned = found[-1]
+            self.spans = [*spans, *found] if spans else found
 
     def _fail_framing(self, error: FramingError) -> None:
-        self._maybe_more = False
         self.error = error
         self._update_reading()
 
@@ -295,17 +332,17 @@ class Stream:
                 or (
                     self.life is Life.OPEN
                     and self.error is None
-                    and not (self._spans and len(self._buffer) - self._head > READ_HIGH_WATER)
+                    and not (self.spans and len(self._buffer) - self._head > READ_HIGH_WATER)
                 )
             )
         )
         if wanted and not self._reading:
             self._reading = True
             callback = self._on_drainable if self.life is Life.DRAINING else self._on_readable
-            self._loop.add_reader(self._fd, callback)
+            self.loop.add_reader(self._fd, callback)
         elif not wanted and self._reading:
             self._reading = False
-            self._loop.remove_reader(self._fd)
+            self.loop.remove_reader(self._fd)
 
     def _fail(self, error: OSError) -> None:
         """The connection is lost: a reset, a timeout, or an error of the socket."""
@@ -313,73 +350,81 @@ class Stream:
             return
         self.error = error
         if self.life is Life.OPEN:
-            self._unsent.clear()
+            self._unsent = None
             self._stop_writing()
             self._update_reading()
             self._wake_writer()
-            self._on_input()
+            self._owner._on_lost()
         else:
             self._finish()
 
     # -- towards the peer ----------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         """Send bytes, or keep them until the kernel takes them.
 
         While more frames are at hand, replies are gathered and sent together, in this turn of the loop
         at the latest: a pipelined client costs one send per batch, not one per frame.
 
+        Returns:
+            whether :meth:`drained` would wait.
+
         Raises:
             ConnectionClosed: the connection is over.
         """
-        if self.life is not Life.OPEN or self.write_closed:
+        if self.life is not OPEN or self.write_closed:
             raise ConnectionClosed("the connection is closed")
-        if isinstance(self.error, OSError):
+        if self.error is not None and isinstance(self.error, OSError):
             raise ConnectionClosed(f"the connection is lost: {self.error.strerror}") from self.error
-        if self._unsent or self._fenced:
-            self._unsent += data
-            if len(self._unsent) > WRITE_HIGH_WATER and self._flush_soon:
-                self.flush()
-            return
-        if self._spans and not self._flush_soon:
-            self._flush_soon = True
-            self._unsent += data
-            self._loop.call_soon(self._flush_corked)
-            return
+        unsent = self._unsent
+        if unsent:
+            unsent += data
+            if len(unsent) <= WRITE_HIGH_WATER:
+                return False
+            self.flush()
+            return self.congested
+        if self._fenced:
+            self._unsent = bytearray(data)
+            return self.congested
+        if self.spans:
+            self._unsent = bytearray(data)
+            self.corked = True
+            if not self._telling:  # else _on_readable sends it, if the handler has not come to its boundary before
+                self.loop.call_soon(self.flush)
+            return len(data) > WRITE_HIGH_WATER and self.congested
         try:
-            sent = self._send(data, MSG_DONTWAIT)
+            sent = self._sock.send(data, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
             self._fail(error)
             raise ConnectionClosed(f"the connection is lost: {error.strerror}") from error
-        if sent < len(data):
-            self._unsent += memoryview(data)[sent:]
-            self._start_writing()
+        if sent == len(data):
+            return False
+        self._unsent = bytearray(memoryview(data)[sent:])
+        self._start_writing()
+        return self.congested
 
     def flush(self) -> None:
         """Send gathered replies now."""
-        if self._flush_soon:
-            self._flush_soon = False
+        if self.corked:
+            self.corked = False
             if self._unsent and not self._fenced:
                 self._on_writable()
-
-    def _flush_corked(self) -> None:
-        self.flush()
 
     async def drained(self) -> None:
         """Wait while too much is unsent: back-pressure."""
         limit = GATED_WRITE_HIGH_WATER if self.gated else WRITE_HIGH_WATER
-        while len(self._unsent) > limit and self.life is Life.OPEN and self.error is None:
+        while self.unsent_size > limit and self.life is Life.OPEN and self.error is None:
             if self._write_waiter is None:
-                self._write_waiter = self._loop.create_future()
+                self._write_waiter = self.loop.create_future()
             await asyncio.shield(self._write_waiter)
             limit = GATED_WRITE_HIGH_WATER if self.gated else WRITE_HIGH_WATER
 
     @property
     def congested(self) -> bool:
         """Whether :meth:`drained` would wait."""
-        return len(self._unsent) > (GATED_WRITE_HIGH_WATER if self.gated else WRITE_HIGH_WATER)
+        return self.unsent_size > (GATED_WRITE_HIGH_WATER if self.gated else WRITE_HIGH_WATER)
 
     def gate(self, closed: bool) -> None:
         """Say whether a handoff wants this stream; it then waits less for slow readers."""
@@ -390,19 +435,21 @@ class Stream:
     def _on_writable(self) -> None:
         if self.before_io is not None:
             self.before_io()
+        unsent = self._unsent
         try:
-            sent = self._send(self._unsent, MSG_DONTWAIT)
+            sent = self._sock.send(unsent, MSG_DONTWAIT) if unsent else 0
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
             self._fail(error)
             return
-        del self._unsent[:sent]
-        if self._unsent:
+        if unsent and sent < len(unsent):
+            del unsent[:sent]
             self._start_writing()
             if sent and self._timer is not None and self.life is Life.FLUSHING:
                 self._limit(FLUSH_LIMIT)
         else:
+            self._unsent = None
             self._stop_writing()
             if self.life is Life.FLUSHING:
                 self._drain()
@@ -414,12 +461,12 @@ class Stream:
     def _start_writing(self) -> None:
         if not self._writing and not self._fenced:
             self._writing = True
-            self._loop.add_writer(self._fd, self._on_writable)
+            self.loop.add_writer(self._fd, self._on_writable)
 
     def _stop_writing(self) -> None:
         if self._writing:
             self._writing = False
-            self._loop.remove_writer(self._fd)
+            self.loop.remove_writer(self._fd)
 
     def _wake_writer(self) -> None:
         waiter, self._write_waiter = self._write_waiter, None
@@ -451,22 +498,22 @@ class Stream:
     @property
     def undelivered(self) -> bytes:
         """What was received and not delivered."""
-        return bytes(memoryview(self._buffer)[self._head :])
+        return bytes(memoryview(self._buffer)[self._head :]) if self.has_undelivered else b""
 
     @property
     def unsent(self) -> bytes:
         """What was written and not taken by the kernel."""
-        return bytes(self._unsent)
+        return bytes(self._unsent or b"")
 
     @property
     def unsent_size(self) -> int:
         """How many bytes :attr:`unsent` are."""
-        return len(self._unsent)
+        return len(self._unsent) if self._unsent is not None else 0
 
     @property
     def family(self) -> int:
         """The address family of the socket."""
-        return self._sock.family
+        return _family(self._sock)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, which the stream owns."""
@@ -504,12 +551,12 @@ class Stream:
             self._finish()
             return
         self._fenced = False
-        self._spans.clear()  # nothing is delivered after the end
+        self.spans = ()  # nothing is delivered after the end
         self.life = Life.FLUSHING
         self._update_reading()
         self._limit(FLUSH_LIMIT)
         if self._unsent:
-            self._flush_soon = False
+            self.corked = False
             self._on_writable()
         else:
             self._drain()
@@ -539,7 +586,7 @@ class Stream:
 
     def _on_drainable(self) -> None:
         try:
-            data = self._recv(READ_SIZE, MSG_DONTWAIT)
+            data = self._sock.recv(READ_SIZE, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -551,7 +598,7 @@ class Stream:
 
     def _limit(self, seconds: float) -> None:
         self._cancel_limit()
-        self._timer = self._loop.call_later(seconds, self._limit_reached)
+        self._timer = self.loop.call_later(seconds, self._limit_reached)
 
     def _cancel_limit(self) -> None:
         if self._timer is not None:
@@ -582,7 +629,7 @@ class Stream:
         Closed now, the connection would be reset by whatever the peer says next, and those bytes lost. A peer that
         has come to have everything since the last look gets the whole limit once more.
         """
-        now = self._loop.time()
+        now = self.loop.time()
         before, self._untaken = self._untaken, _unacked(self._fd)
         if self._untaken < before or (self._untaken and not before):
             self._taken_at = now
@@ -597,7 +644,7 @@ class Stream:
         self._update_reading()
         self._wake_writer()
         self._sock.close()
-        self._on_closed()
+        self._owner._on_stream_closed()
 
 
 def _is_quiet(fd: int, *, fin_sent: bool = False) -> bool:

@@ -12,7 +12,8 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic_ns
@@ -35,19 +36,23 @@ from hotfd.server.snapshot import Readers, restore
 from hotfd.transfer.channel import Arrival, Channel
 from hotfd.transfer.history import History
 from hotfd.transfer.process import ProcessWatch
-from hotfd.transfer.touch import NEWCOMERS, TouchMap
+from hotfd.transfer.touch import NEWCOMERS, Mark, TouchMap
 from hotfd.wire import messages as m
 from hotfd.wire.receiver import Phase, Receiver
 
 if TYPE_CHECKING:
     from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
+    from hotfd.server.session import Session
 
 SETUP_LIMIT: Final = 10.0
 """Seconds for the Setup, which the old process has queued before this one was started."""
 
 DEATH_LIMIT: Final = 1.0
 """Seconds between the end of the channel and the death that explains it."""
+
+UNHOOKED: Final = 500
+"""Connections that are unhooked in one turn of the loop: half a millisecond, which no client notices."""
 
 HEALTH_INTERVAL: Final = 1.0
 """Seconds between health checks in probation."""
@@ -96,7 +101,7 @@ class Takeover:
         self._given_up = False  # something has gone wrong inside, and the old process is being told
         self._cut_short = False  # the old process died while there may have been more to come
         self._sessions = 0
-        self._pauses_ms: list[float] = []
+        self._pauses_ms = array("d")  # of every connection, for as long as the process lives
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -458,21 +463,25 @@ class Takeover:
     def _own(self, ids: list[int]) -> None:
         """These sessions are this process's: adopt them."""
         reach(Point.NEW_COMMIT)
-        sessions, now = [], monotonic_ns()
+        sessions: list[Session] = []
+        fenced: list[int] = []
+        touches = self._touch if self._watched() else None
         for id, bundle, states in self._custody.take(ids) if self._custody is not None else ():
             if bundle.record.id == PROCESS:
                 continue
-            touch = partial(self._touch.mark, id) if self._touch is not None and self._watched() else None
+            touch = Mark(touches, id) if touches is not None else None
             session = restore(bundle, states, self._engine.framing, self._engine, touch)
-            if touch is not None and self._touch is not None and self._one_unit and len(session.connections) == 1:
-                session.connections[0]._expect_rest(partial(self._touch.rest, id), touch)
+            if touch is not None and touches is not None and self._one_unit and len(session.connections) == 1:
+                session.connections[0]._expect_rest(partial(touches.rest, id), touch)
             sessions.append(session)
             reach(Point.NEW_RESTORED)
-            self._pauses_ms += [(now - record.fenced_ns) / 1e6 for record in bundle.connections]
+            fenced += [record.fenced_ns for record in bundle.connections]
         self._sessions += len(sessions)
         if self._remainder:
             self._taken += [connection for session in sessions for connection in session.connections]
         self._engine.adopt(sessions)
+        now = monotonic_ns()
+        self._pauses_ms.extend((now - since) / 1e6 for since in fenced)
         reach(Point.NEW_ADOPTED)
         if self._hold:
             self._hold = False
@@ -498,7 +507,7 @@ class Takeover:
         except Exception as error:  # noqa: BLE001 - the client is served all the same
             log.event(logging.ERROR, "takeover-error", exc_info=error)
             return None
-        return partial(self._touch.mark, slot)
+        return Mark(self._touch, slot)
 
     def _ended(self, cookie: int) -> None:
         reach(Point.NEW_ENDED)
@@ -536,17 +545,24 @@ class Takeover:
         else:
             self._engine.on_newcomer = self._engine.on_ended = None
             concerned = [connection for session in self._engine.sessions.values() for connection in session.connections]
-        for connection in concerned:
+        touch, self._touch = self._touch, None
+        self._unhook_some(concerned, touch)
+
+    def _unhook_some(self, concerned: list[Connection[Any]], touch: TouchMap | None) -> None:
+        """Unhook some connections in this turn of the loop, and the others in the next ones."""
+        for connection in concerned[-UNHOOKED:]:
             connection._unhook()
+        del concerned[-UNHOOKED:]
+        if concerned:
+            asyncio.get_running_loop().call_soon(self._unhook_some, concerned, touch)
+        elif touch is not None:
+            touch.close()
 
     def _settled(self) -> None:
         log.event(
             logging.INFO, "took-over", id=self.handoff, generation=self.generation, connections=len(self._pauses_ms)
         )
         self._collector.end()
-        if self._touch is not None:  # everything is unhooked from it
-            self._touch.close()
-            self._touch = None
         if not self.done.done():
             self.done.set_result(None)
         if self._channel.ended:
@@ -654,7 +670,7 @@ class Takeover:
             self._touch.close()
 
 
-def percentiles(values: list[float]) -> tuple[float, float, float]:
+def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the median, the 99th percentile and the greatest of values; zeros of none."""
     if not values:
         return 0.0, 0.0, 0.0

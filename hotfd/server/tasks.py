@@ -12,9 +12,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+
+NO_TASKS: Final[frozenset[asyncio.Task[Any]]] = frozenset()
+"""What all scopes share in which no task was made yet; a set of their own is four times as large as they are."""
 
 
 class Scope:
@@ -23,17 +27,24 @@ class Scope:
     __slots__ = ("on_idle", "resuming", "tasks")
 
     def __init__(self, on_idle: Callable[[], None], *, resuming: bool = False) -> None:
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: set[asyncio.Task[Any]] | frozenset[asyncio.Task[Any]] = NO_TASKS
         self.on_idle = on_idle
         self.resuming = resuming
         """Whether it is a handler's that starts again and has not waited for a frame yet."""
 
     def _add(self, task: asyncio.Task[Any]) -> None:
+        if isinstance(self.tasks, frozenset):
+            self.tasks = set()
         self.tasks.add(task)
         task.add_done_callback(self._done)
 
+    def discard(self, task: asyncio.Task[Any]) -> None:
+        """Count a task no more; one that is not counted says nothing."""
+        if isinstance(self.tasks, set):
+            self.tasks.discard(task)
+
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
+        self.discard(task)
         if not self.tasks:
             self.on_idle()
 
@@ -51,6 +62,9 @@ class Scope:
         """Start a task whose own children are counted in this scope; the task itself is not."""
         context = self.context()
         loop = asyncio.get_running_loop()
+        factory = loop.get_task_factory()
+        if isinstance(factory, _Factory) and factory.before is None:  # what it would make, less the way there
+            return asyncio.Task(coroutine, loop=loop, name=name, context=context)
         # In an empty context the factory sees no scope, so the task is not counted in its maker's.
         return Context().run(lambda: loop.create_task(coroutine, name=name, context=context))
 

@@ -12,6 +12,7 @@ and a Unix socket has none. There, the touch byte stands alone. Doubt counts as 
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
 from hotfd import _core
@@ -33,15 +34,19 @@ class Witness:
         self._noted: dict[int, _Count] = {}
         self._given: set[int] = set()
 
-    def note(self, bundle: Bundle) -> None:
-        """Note the counts of a fenced session's connections; an earlier note of the same ones is replaced."""
-        for record, fd in zip(bundle.connections, bundle.descriptors, strict=True):
-            self._given.add(record.cookie)
-            self._noted.pop(record.cookie, None)
-            try:
-                self._noted[record.cookie] = _count(fd)
-            except OSError:
-                continue  # what is not noted is in doubt
+    def note(self, *bundles: Bundle) -> None:
+        """Note the counts of fenced sessions' connections; an earlier note of the same ones is replaced."""
+        cookies = [record.cookie for bundle in bundles for record in bundle.connections]
+        descriptors = [fd for bundle in bundles for fd in bundle.descriptors]
+        self._given.update(cookies)
+        codes, counts = _core.tcp_counts(descriptors)
+        self._noted.update(zip(cookies, counts, strict=True))
+        if any(codes):
+            for cookie, code in zip(cookies, codes, strict=True):
+                if code in NO_COUNTERS:
+                    self._noted[cookie] = None
+                elif code:
+                    del self._noted[cookie]  # what is not noted is in doubt
 
     def given(self, cookie: int) -> bool:
         """Whether a connection was ever given away, whether or not it was counted, or has come back since."""
@@ -76,12 +81,9 @@ def _count(fd: int) -> _Count:
     Raises:
         OSError: they cannot be read now, or prove nothing: packets come too fast, or the connection is over.
     """
-    try:
-        facts = _core.tcp_facts(fd)
-    except OSError as error:
-        if error.errno in NO_COUNTERS:
-            return None
-        raise
-    if facts.closed:
-        raise OSError(errno.ENOTCONN, "a connection that is over is not counted")
-    return facts.consumed, facts.written
+    (code,), (count,) = _core.tcp_counts([fd])
+    if code in NO_COUNTERS:
+        return None
+    if code:
+        raise OSError(code, os.strerror(code))
+    return count

@@ -17,7 +17,7 @@ from hotfd.control.runtime import ENVIRONMENT, socket_name
 from hotfd.errors import ControlError, HandoffRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 START_LIMIT: Final = 30.0
@@ -117,7 +117,7 @@ class ServerProcess:
             HandoffRefused: the old process serves on, and why.
         """
         try:
-            report = self._ask("update", HANDOFF_LIMIT, **{"probation": 0.2, **options})
+            report = self._ask("update", HANDOFF_LIMIT, self._notice, **{"probation": 0.2, **options})
         except control.RequestFailed as failure:
             raise HandoffRefused(failure.code, failure.message) from failure
         if report["outcome"] not in {"completed", "partial"}:
@@ -146,14 +146,23 @@ class ServerProcess:
         assert self._directory is not None, "the process is over"
         return os.path.join(self._directory.name, "log")
 
-    def _ask(self, kind: str, timeout: float, **fields: Any) -> dict[str, Any]:
+    def _ask(
+        self, kind: str, timeout: float, on_event: Callable[[dict[str, Any]], None] | None = None, **fields: Any
+    ) -> dict[str, Any]:
         assert self._directory is not None, "the process is over"
         target = control.at(os.path.join(self._directory.name, socket_name(self.pid)))
         with control.Client.connect(target) as client:
-            return client.ask(kind, timeout, **fields)
+            return client.ask(kind, timeout, on_event, **fields)
+
+    def _notice(self, event: dict[str, Any]) -> None:
+        """Keep in mind a process that a handoff has started: whoever waits for its outcome may be interrupted."""
+        pid = event.get("new_pid")
+        if pid and pid not in self._pidfds:
+            with suppress(ProcessLookupError):  # it has ended already
+                self._pidfds[pid] = os.pidfd_open(pid)
 
     def _follow(self, pid: int) -> None:
-        self._pidfds[pid] = os.pidfd_open(pid)
+        self._notice({"new_pid": pid})
         self.pid = pid
 
     def _await_serving(self, child: subprocess.Popen[bytes]) -> None:
@@ -167,7 +176,7 @@ class ServerProcess:
             with suppress(ControlError):
                 if self.status()["state"] == "serving":
                     return
-            if time.monotonic() > deadline or select.select([self._pidfds[child.pid]], [], [], POLL)[0]:
+            if time.monotonic() > deadline or _over(self._pidfds[child.pid], POLL):
                 how = "does not serve" if child.poll() is None else f"ended with status {child.returncode}"
                 raise RuntimeError(f"{self._command} {how}; its log:\n{self.log()[-4000:]}")
 
@@ -177,6 +186,13 @@ def _end(pid: int, pidfd: int) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, number)
-        if select.select([pidfd], [], [], STOP_LIMIT)[0]:
+        if _over(pidfd, STOP_LIMIT):
             return
     raise RuntimeError(f"process {pid} cannot be ended")
+
+
+def _over(pidfd: int, limit: float) -> bool:
+    """Wait some seconds for a process to end, by poll(2): select(2) takes no descriptor above 1,023."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(limit * 1000))

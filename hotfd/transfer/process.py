@@ -146,7 +146,14 @@ class ProcessWatch:
             self._pidfd = -1
 
 
-def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], channel: int) -> subprocess.Popen[bytes]:
+class Child(subprocess.Popen[bytes]):
+    """A child that is meant to outlive its parent, and whose end a :class:`ProcessWatch` tells."""
+
+    def __del__(self) -> None:
+        """Say nothing: Popen would warn, at the end of each successful handoff, of a process that was forgotten."""
+
+
+def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], channel: int) -> Child:
     """Start the new process with its end of the channel; ``$PWD`` will name the directory, as a shell would see to.
 
     Args:
@@ -160,7 +167,7 @@ def spawn(command: Sequence[str], cwd: str, environment: Mapping[str, str], chan
     """
     try:
         reach(Point.OLD_SPAWN)
-        return subprocess.Popen(
+        return Child(
             list(command),
             cwd=cwd,
             env={**environment, "PWD": cwd, CHANNEL_VARIABLE: str(channel)},

@@ -82,5 +82,27 @@ class TouchMap:
         return slot >= self._size or self._map[slot] != 0
 
     def close(self) -> None:
-        """Unmap. Idempotent."""
+        """Unmap; what is still marked says nothing then. Idempotent."""
+        self._size = 0
         self._map.close()
+
+
+class Mark:
+    """Says, when it is called, that one slot's session is touched.
+
+    Every connection has one until the handoff is settled, so it is as small as can be.
+
+    Args:
+        touch: the map.
+        slot: the session's place in it.
+    """
+
+    __slots__ = ("_slot", "_touch")
+
+    def __init__(self, touch: TouchMap, slot: int) -> None:
+        self._touch = touch
+        self._slot = slot
+
+    def __call__(self) -> None:
+        """See :meth:`TouchMap.mark`."""
+        self._touch.mark(self._slot)

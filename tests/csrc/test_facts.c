@@ -117,6 +117,38 @@ static void facts_are_for_tcp_only(void)
     close(channel[1]);
 }
 
+static void many_are_counted_at_once_and_each_says_why_if_it_is_not(void)
+{
+    int tcp[2], over[2], channel[2];
+    connect_tcp(tcp);
+    connect_tcp(over);
+    CHECK_EQUAL(hotfd_abort(over[0]), 0);
+    CHECK_EQUAL(hotfd_channel_pair(channel), 0);
+    CHECK_EQUAL(send(tcp[0], "0123456789", 10, 0), 10);
+    wait_for(tcp[1], POLLIN);
+    int fds[5] = {tcp[1], over[0], channel[0], -1, tcp[1]};
+    uint64_t consumed[2][5] = {{0}, {0, 7, 7, 7, 0}}, written[2][5] = {{0}, {0, 7, 7, 7, 0}};
+    int codes[5], expected[5] = {0, -ENOTCONN, -EOPNOTSUPP, -EBADF, 0};
+    CHECK_EQUAL(hotfd_tcp_counts(fds, 5, consumed[0], written[0], codes), 0);
+    char data[4];
+    CHECK_EQUAL(recv(tcp[1], data, 4, 0), 4);
+    CHECK_EQUAL(send(tcp[1], data, 3, 0), 3);
+    CHECK_EQUAL(hotfd_tcp_counts(fds, 5, consumed[1], written[1], codes), 0);
+    for (int i = 0; i < 5; i += 4) {
+        CHECK_EQUAL(consumed[1][i], consumed[0][i] + 4);
+        CHECK_EQUAL(written[1][i], written[0][i] + 3);
+    }
+    CHECK(memcmp(codes, expected, sizeof codes) == 0);
+    for (int i = 1; i < 4; i++)
+        CHECK(consumed[1][i] == 7 && written[1][i] == 7);
+    CHECK_EQUAL(hotfd_tcp_counts(fds, HOTFD_MAX_COOKIES + 1, consumed[1], written[1], codes), -EINVAL);
+    for (int i = 0; i < 2; i++) {
+        close(tcp[i]);
+        close(over[i]);
+        close(channel[i]);
+    }
+}
+
 static void a_cookie_is_the_socket_s_and_not_the_descriptor_s(void)
 {
     int tcp[2];
@@ -192,6 +224,7 @@ int main(void)
     RUN(writing_moves_written_whether_acknowledged_or_not);
     RUN(a_connection_that_is_over_says_so);
     RUN(facts_are_for_tcp_only);
+    RUN(many_are_counted_at_once_and_each_says_why_if_it_is_not);
     RUN(a_cookie_is_the_socket_s_and_not_the_descriptor_s);
     RUN(one_bad_descriptor_spoils_all_cookies);
     RUN(the_peer_of_a_unix_socket_has_a_name);

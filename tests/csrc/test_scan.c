@@ -121,7 +121,10 @@ static void replay_byte_by_byte(const struct vector *vector)
     for (size_t size = 1; size <= vector->size && rc >= 0; size++) {
         /* As a reader does, what was framed is dropped, and the buffer moves with each read. */
         const uint8_t *buf = guarded(vector->input + start, size - start);
+        int nothing_new = size - start < scan.need;
         rc = hotfd_scan(&vector->framing, &scan, buf, 0, size - start, &span, 1);
+        EXPECT(vector, nothing_new && rc != 0, 0); /* what it said it needs, it needs */
+        EXPECT(vector, scan.need > size - start, rc == 0);
         if (rc > 0) {
             EXPECT(vector, found < vector->count, 1);
             EXPECT(vector, start + span.payload, vector->spans[found].payload);
@@ -152,9 +155,50 @@ static void replay_with_the_next_frame_behind(const struct vector *vector)
         expect_span(vector, &spans[i], i % vector->count, i < vector->count ? 0 : vector->size);
 }
 
+/* hotfd_look, with a bookmark and without, finds what hotfd_scan finds. */
+static void replay_by_looking(const struct vector *vector, int with_bookmark)
+{
+    const uint8_t *buf = guarded(vector->input, vector->size);
+    struct hotfd_scan scan = {0}, bookmark = {0};
+    struct hotfd_span spans[MAX_FRAMES];
+    struct hotfd_look look;
+    memset(&look, 0xa5, sizeof look); /* as it comes */
+    int expected = hotfd_scan(&vector->framing, &scan, buf, 0, vector->size, spans, MAX_FRAMES);
+    int rc = hotfd_look(&vector->framing, with_bookmark ? &bookmark : NULL, buf, 0, vector->size, &look);
+    EXPECT(vector, rc < 0 ? rc : rc % HOTFD_LOOK_REST, expected);
+    if (rc < 0)
+        return;
+    size_t count = (size_t)expected;
+    EXPECT(vector, rc < HOTFD_LOOK_REST, vector->complete);
+    for (size_t i = 0; i < count; i++)
+        expect_span(vector, &look.spans[i], i, 0);
+    if (rc >= HOTFD_LOOK_REST)
+        EXPECT(vector, look.spans[count].payload, scan.need);
+}
+
+/* hotfd_whole knows what is exactly one frame, wherever that begins. */
+static void replay_as_a_whole(const struct vector *vector, size_t before)
+{
+    uint8_t bytes[2 * INPUT_ROOM];
+    memset(bytes, '\n', before);
+    memcpy(bytes + before, vector->input, vector->size);
+    const uint8_t *buf = guarded(bytes, before + vector->size);
+    int rc = hotfd_whole(&vector->framing, buf, before, before + vector->size);
+    if (vector->complete && vector->count == 1) {
+        EXPECT(vector, rc >> 15, before + vector->spans[0].payload);
+        EXPECT(vector, rc & 32767, before + vector->spans[0].payload_end);
+    } else {
+        EXPECT(vector, rc, -ENOMSG);
+    }
+}
+
 static void replay(const struct vector *vector)
 {
     CHECK_EQUAL(hotfd_framing_check(&vector->framing), 0);
+    replay_by_looking(vector, 0);
+    replay_by_looking(vector, 1);
+    replay_as_a_whole(vector, 0);
+    replay_as_a_whole(vector, 11);
     replay_whole(vector, MAX_FRAMES, 0);
     replay_whole(vector, 1, 0);
     replay_whole(vector, 2, 11);
@@ -288,6 +332,93 @@ static void a_wrong_call_is_refused_and_changes_nothing(void)
     CHECK_EQUAL(hotfd_scan(&RESP, &resp, buf, 0, 5, &span, 1), -EINVAL);
 }
 
+static void what_is_needed_is_said_as_soon_as_it_is_known(void)
+{
+    static const struct {
+        const char *framing, *bytes;
+        uint64_t need;
+    } CASES[] = {
+        {"lines", "abc", 4},       {"lines", "abc\n", 1},       {"fixed", "a", 3},
+        {"u32be", "\0\0", 4},      {"u32be", "\0\0\0\7", 11},   {"u8", "\5ab", 6},
+        {"varint", "\x81", 2},     {"varint", "\x81\x01", 131}, {"netstring", "1", 2},
+        {"netstring", "12:a", 16}, {"resp", "$12\r\n", 18},     {"resp", "*1\r\n$3\r\nab", 12},
+        {"resp", "*1\r\n", 5},
+    };
+    static const size_t SIZES[] = {3, 4, 1, 2, 4, 3, 1, 2, 1, 4, 5, 10, 4};
+    for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
+        struct hotfd_framing framing = framing_named(CASES[i].framing);
+        framing.max_size = 1000;
+        struct hotfd_scan scan = {0};
+        struct hotfd_span span;
+        const uint8_t *buf = guarded((const uint8_t *)CASES[i].bytes, SIZES[i]);
+        CHECK(hotfd_scan(&framing, &scan, buf, 0, SIZES[i], &span, 1) == (i == 1));
+        CHECK_EQUAL(scan.need,
+                    i == 1 ? 0 : CASES[i].need); /* after as many as were asked for, nothing is known */
+    }
+}
+
+static void frames_that_were_not_asked_for_and_errors_are_worth_a_call_at_once(void)
+{
+    struct hotfd_framing netstring = framing_named("netstring");
+    netstring.max_size = 100;
+    struct hotfd_scan scan = {0};
+    struct hotfd_span spans[4];
+    const uint8_t *buf = guarded((const uint8_t *)"1:a,1:b,x", 9);
+    CHECK_EQUAL(hotfd_scan(&netstring, &scan, buf, 0, 9, spans, 1), 1);
+    CHECK_EQUAL(scan.need, 0);
+    CHECK_EQUAL(hotfd_scan(&netstring, &scan, buf, 4, 9, spans, 4), 1);
+    CHECK_EQUAL(scan.need, 0);
+    CHECK_EQUAL(hotfd_scan(&netstring, &scan, buf, 8, 9, spans, 4), -EBADMSG);
+}
+
+static void a_whole_frame_is_no_larger_than_its_answer(void)
+{
+    static uint8_t bytes[HOTFD_WHOLE_MAX + 1];
+    struct hotfd_framing fixed = {.kind = HOTFD_FIXED, .size = HOTFD_WHOLE_MAX, .max_size = 1 << 20};
+    CHECK_EQUAL(hotfd_whole(&fixed, guarded(bytes, HOTFD_WHOLE_MAX), 0, HOTFD_WHOLE_MAX), HOTFD_WHOLE_MAX);
+    fixed.size++;
+    CHECK_EQUAL(hotfd_whole(&fixed, guarded(bytes, sizeof bytes), 0, sizeof bytes), -ENOMSG);
+    fixed.size = 1;
+    CHECK_EQUAL(hotfd_whole(&fixed, guarded(bytes, 1), 1, 1), -ENOMSG);
+    CHECK_EQUAL(hotfd_whole(&fixed, guarded(bytes, 1), 2, 1), -ENOMSG);
+}
+
+static int words_of(const char *text, size_t size, uint64_t *words, size_t max)
+{
+    return hotfd_resp_words(guarded((const uint8_t *)text, size), size, words, max);
+}
+
+static void a_command_has_words(void)
+{
+    static const char GET[] = "*2\r\n$3\r\nGET\r\n$4\r\na\r\nb\r\n";
+    uint64_t words[4] = {0};
+    CHECK_EQUAL(words_of(GET, sizeof GET - 1, words, 2), 2);
+    CHECK(words[0] == 8 && words[1] == 11 && words[2] == 17 && words[3] == 21);
+    CHECK_EQUAL(words_of("*0\r\n", 4, words, 0), 0);
+    CHECK_EQUAL(words_of(GET, sizeof GET - 1, words, 1), -E2BIG);
+    for (size_t size = 0; size < sizeof GET - 1; size++)
+        CHECK_EQUAL(words_of(GET, size, words, 2), -EBADMSG);
+}
+
+static void what_is_no_command_has_no_words(void)
+{
+    static const char *const TEXTS[] = {
+        "GET a\r\n",
+        "*-1\r\n",
+        "*1\r\n$-1\r\n",
+        "*1\r\n:1\r\n",
+        "*1\r\n$1\r\na\r\nmore",
+        "*1\r\n$1\r\nab\r\n",
+        "*1\r\n$1\r\na\rb",
+        "*1\r\n$99\r\na\r\n",
+        "*01\r\n$1\r\na\r\n",
+        "*1\r\n$x\r\na\r\n",
+    };
+    uint64_t words[8];
+    for (size_t i = 0; i < sizeof TEXTS / sizeof TEXTS[0]; i++)
+        CHECK_EQUAL(words_of(TEXTS[i], strlen(TEXTS[i]), words, 4), -EBADMSG);
+}
+
 static void a_long_frame_is_not_searched_again(void)
 {
     enum { SIZE = ROOM };
@@ -377,6 +508,11 @@ int main(void)
     RUN(the_vectors_replay_in_every_way);
     RUN(nesting_has_a_limit);
     RUN(a_wrong_call_is_refused_and_changes_nothing);
+    RUN(what_is_needed_is_said_as_soon_as_it_is_known);
+    RUN(frames_that_were_not_asked_for_and_errors_are_worth_a_call_at_once);
+    RUN(a_whole_frame_is_no_larger_than_its_answer);
+    RUN(a_command_has_words);
+    RUN(what_is_no_command_has_no_words);
     RUN(a_long_frame_is_not_searched_again);
     RUN(after_an_error_nothing_is_a_frame_any_more);
     RUN(parameters_that_make_no_framing_are_refused);

@@ -15,9 +15,16 @@ import pytest
 import pytest_asyncio
 
 from tests.integration import footprint, harness
+from tests.unit.wire_support import loops
 
 ENDING = 5.0
 """Seconds that a thread or a task which was told to end may take for it: a fuse, nothing waits for so long."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def what_stays_open() -> None:
+    """Have the first loop of uvloop made before a test counts descriptors: it opens some that the process keeps."""
+    loops()
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.integration import harness
 from tests.integration.supervised import ECHO, Supervised, Talker, supervised
@@ -21,11 +21,11 @@ PICKY = ECHO.replace(
 
 
 @contextmanager
-def workers(tmp_path: Path, count: int, *options: str, source: str = ECHO) -> Iterator[Supervised]:
+def workers(tmp_path: Path, count: int, *options: str, source: str = ECHO, **popen: Any) -> Iterator[Supervised]:
     """Run several workers on one port, and wait until all of them serve."""
     port = harness.free_port()
     shared = ["--workers", str(count), "--listen", f"127.0.0.1:{port}", *options]
-    with supervised(tmp_path, *shared, source=source, port=port) as service:
+    with supervised(tmp_path, *shared, source=source, port=port, **popen) as service:
         service.serves()
         yield service
 
@@ -121,16 +121,10 @@ def test_a_worker_beyond_its_restarts_ends_the_service_with_its_status(tmp_path:
         assert service.ends() == 137
 
 
-def test_workers_under_uvloop(tmp_path: Path) -> None:
-    port = harness.free_port()
-    counter = [
-        sys.executable,
-        str(harness.EXAMPLES / "counter.py"),
-        "--listen",
-        f"127.0.0.1:{port}",
-        "--loop",
-        "uvloop",
-    ]
-    with supervised(tmp_path, "--workers", "2", "--listen", f"127.0.0.1:{port}", command=counter, port=port) as service:
-        service.serves()
+def test_workers_under_uvloop_also_where_it_is_the_loop_of_every_program(tmp_path: Path) -> None:
+    policy = "import asyncio\nimport uvloop\nasyncio.set_event_loop_policy(uvloop.EventLoopPolicy())\n"
+    (tmp_path / "sitecustomize.py").write_text(policy)  # which Python runs when it starts
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with workers(tmp_path, 2, env=environment) as service:
+        assert any("uvloop" in line for line in Path(f"/proc/{service.servers()[0]}/maps").read_text().splitlines())
         assert service.handoff()["outcome"] == "completed"

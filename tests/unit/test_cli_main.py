@@ -40,7 +40,7 @@ def test_every_command_is_listed(tmp_path):
     assert all(f"  {name} " in listed for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["handoff", "status", "ps", "completion"])
+@pytest.mark.parametrize("name", ["bench", "handoff", "status", "ps", "completion"])
 def test_no_command_loads_an_event_loop_or_the_server(name):
     program = (
         "import sys, importlib; import hotfd.cli\n"
@@ -56,7 +56,7 @@ def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(tmp_path):
     done = hotfd("handof", "--pid", "1", directory=tmp_path)
     assert done.returncode == 2
     assert "There is no command 'handof'. Did you mean handoff?" in done.stderr
-    assert "Commands: completion, config, doctor" in hotfd("xyzzy", directory=tmp_path).stderr
+    assert "Commands: bench, completion, config, doctor" in hotfd("xyzzy", directory=tmp_path).stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

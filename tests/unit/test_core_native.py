@@ -316,6 +316,23 @@ def test_facts_of_what_is_no_tcp_socket_are_an_error() -> None:
         assert caught.value.errno == errno.EOPNOTSUPP
 
 
+def test_many_connections_are_counted_at_once_and_what_cannot_be_says_why() -> None:
+    with tcp_pair() as (client, server):
+        codes, before = _core.tcp_counts([server.fileno()] * 600)
+        assert (set(codes), len(before), len(set(before))) == ({0}, 600, 1)
+        client.sendall(bytes(100))
+        select.select([server], [], [])
+        assert _core.tcp_counts([server.fileno()])[1] == before[:1]
+        server.recv(40)
+        server.sendall(bytes(7))
+        consumed, written = before[0]
+        assert _core.tcp_counts([server.fileno()]) == ([0], [(consumed + 40, written + 7)])
+        with channel() as (ours, _):
+            _core.abort(client.fileno())
+            assert _core.tcp_counts([ours, -1, client.fileno()])[0] == [errno.EOPNOTSUPP, errno.EBADF, errno.ENOTCONN]
+    assert _core.tcp_counts([]) == ([], [])
+
+
 def test_the_peer_of_a_unix_socket_is_named() -> None:
     with channel() as (ours, _):
         assert _core.peer_credentials(ours) == (os.getpid(), os.getuid(), os.getgid())

@@ -150,6 +150,65 @@ def test_data_that_became_shorter_is_refused() -> None:
         scanner.scan(b"hello", 6)
 
 
+def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return where each call into C leaves how many bytes it was given."""
+    looks: list[int] = []
+    look = _core._look
+
+    def counting(*arguments: object) -> int:
+        looks.append(arguments[4])
+        return look(*arguments)
+
+    monkeypatch.setattr(_core, "_look", counting)
+    return looks
+
+
+def test_a_frame_that_is_announced_is_not_looked_for_before_it_can_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = counted_looks(monkeypatch)
+    frame = LengthPrefix().encode(bytes(100_000))
+    scanner = LengthPrefix().scanner()
+    buffer = bytearray()
+    for at in range(0, len(frame), 1000):
+        assert scanner.scan(buffer, 0) == []
+        buffer += frame[at : at + 1000]
+    assert scanner.scan(buffer, 0) == [4, 100_004, 100_004]
+    assert looks == [0, 1000, 100_004], "once without a byte, once for the length, once for the frame"
+
+
+def test_what_was_looked_through_is_not_looked_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = counted_looks(monkeypatch)
+    scanner = Lines().scanner()
+    data = b"a\nb\nunfinished"
+    assert scanner.scan(data, 0) == [0, 1, 2, 2, 3, 4]
+    assert scanner.scan(data, 4) == []
+    assert looks == [14]
+    assert scanner.scan(data[4:] + b"\n", 0) == [0, 10, 11], "the beginning of the frame has moved"
+
+
+@pytest.mark.parametrize("step", [1, 700, _core.BOOKMARK_FROM, 3 * _core.BOOKMARK_FROM])
+def test_a_long_frame_in_pieces_is_found_and_so_is_what_follows(step: int) -> None:
+    for framing, payload in ((Lines(), b"x" * 30_000), (Resp(), b"*2\r\n+OK\r\n$20000\r\n%b\r\n" % bytes(20_000))):
+        frame = framing.encode(payload)
+        data = 2 * (frame + (b"\n" if isinstance(framing, Lines) else b"+x\r\n"))
+        whole = framing.scanner().scan(data, 0)
+        assert len(whole) == 3 * 4
+        scanner, buffer, found, start = framing.scanner(), bytearray(), [], 0
+        for at in range(0, len(data), step):
+            buffer += data[at : at + step]
+            spans = scanner.scan(buffer, start)
+            found += spans
+            start = spans[-1] if spans else start
+        assert found == whole
+
+
+def test_an_error_stays_whatever_comes_then() -> None:
+    scanner = Netstring().scanner()
+    assert scanner.scan(b"1:a,x", 0) == [2, 3, 4]
+    for data in (b"x", b"1:a,", b""):
+        with pytest.raises(FramingError):
+            scanner.scan(data, 0)
+
+
 def test_a_buffer_can_grow_again_after_a_scan() -> None:
     scanner = Lines().scanner()
     buffer = bytearray(b"hel")

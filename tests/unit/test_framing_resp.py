@@ -121,6 +121,17 @@ def test_a_command_is_its_words(frame: bytes, words: list[bytes]) -> None:
     assert resp.command(frame) == words
 
 
+@pytest.mark.parametrize("count", [426, 427, 428, 429, 5000])
+def test_a_command_has_as_many_words_as_it_likes(count: int) -> None:
+    words = [b""] * (count - 1) + [b"last"]
+    assert resp.command(resp.request(*words)) == words
+
+
+def test_more_words_than_there_is_room_for_and_then_none_is_a_framing_error() -> None:
+    with pytest.raises(FramingError):
+        resp.command(b"*100000\r\n" + b"$0\r\n\r\n" * 1000)
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -195,12 +195,17 @@ async def test_a_wish_survives_that_its_handler_has_unwound_for_nothing() -> Non
         (other,) = await made.offered_again(made.machine.next_session)
         task = waiting.connections[0]._task
         assert task is not None
+
+        def die() -> None:
+            if task.done() and other in made.moving._items:  # before the commit, or it does not count
+                made.die()
+                made.moving.resume_uncommitted()
+
+        made.on_change = die
         made.moving.accepted(made.machine.receive(m.Accept([other])))
-        while not task.done():
-            await asyncio.sleep(0)
-        made.die()  # before the commit, or it does not count
-        made.moving.resume_uncommitted()
+        await until(task.done)
         assert id not in made.moving._items
+        assert made.moving.committed == 0
         await turns(MANY_TURNS)
         late.say(b"who\n")
         await late.hears(b"a 2\n")
@@ -309,28 +314,38 @@ async def test_the_helpers_of_a_room_are_cancelled_once() -> None:
 
 @on_each_loop
 async def test_a_large_room_comes_to_rest_with_a_few_looks_at_each_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    rested, looks = asyncio.Event(), 0
+
     async def talk(conn: Connection[Any]) -> None:
         await conn.join("a")
         queue: asyncio.Queue[bytes] = asyncio.Queue()
-        async for _ in conn.merge(queue):
-            await asyncio.sleep(0)
+        async for _ in conn.merge(queue):  # whose helper ends in a turn of its own
+            await conn.send(b"working")
+            await rested.wait()
 
-    monkeypatch.setattr(gate, "GATE_LIMIT", LIMIT)  # the work of one try is counted, however long it takes
-    async with rig(talk) as made:
-        clients = [await made.client() for _ in range(100)]
-        room = room_of(made, "a")
-        looks = 0
-        look = type(room.connections[0])._obstacle
+    def count(what: type, name: str) -> None:
+        """Count the looks that a method or a property of the members takes."""
+        found = vars(what)[name]
+        look = found.fget if isinstance(found, property) else found
 
-        def counted(self: Connection[Any]) -> Any:
+        def counted(self: Any) -> Any:
             nonlocal looks
             looks += 1
             return look(self)
 
-        monkeypatch.setattr(type(room.connections[0]), "_obstacle", counted)
+        monkeypatch.setattr(what, name, property(counted) if isinstance(found, property) else counted)
+
+    monkeypatch.setattr(gate, "GATE_LIMIT", LIMIT)  # the work of one try is counted, however long it takes
+    async with rig(talk) as made:
+        clients = [await made.client() for _ in range(100)]
         for client in clients:
             client.say(b"x\n")
+            await client.hears(b"working\n")
+        room = room_of(made, "a")
+        count(type(room.connections[0]), "_obstacle")
+        count(type(room.connections[0]._helpers), "ending")
         made.moving.gate.want(room)
+        rested.set()  # one after another
         await until(lambda: made.moving.gate.has_ready)
         assert looks < 12 * len(clients)
 

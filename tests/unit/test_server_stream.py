@@ -29,6 +29,9 @@ KINDS = ("tcp", "unix")
 SMALL_BUFFER = 4096
 """Bytes: what makes the kernel take a part of a write only."""
 
+FULL = 16 * SMALL_BUFFER
+"""Bytes unsent of which some are unsent in the next moment, too: the kernel takes a little more as it passes data on."""
+
 
 class Counting(socket.socket):
     """A socket that notes how much each send was given."""
@@ -57,14 +60,16 @@ class Rig:
         self.stream = self.make(sock)
 
     def make(self, sock: socket.socket, **buffers: bytes | bool) -> Stream:
-        return Stream(sock, self.framing, self._on_input, self._on_closed, **buffers)  # type: ignore[arg-type]
+        return Stream(sock, self.framing, self, **buffers)  # type: ignore[arg-type]
 
     def _on_input(self) -> None:
         self.inputs += 1
         self.on_input()
         self.happening.note()
 
-    def _on_closed(self) -> None:
+    _on_lost = _on_input
+
+    def _on_stream_closed(self) -> None:
         self.closed += 1
         self.happening.note()
 
@@ -121,6 +126,7 @@ class Rig:
 def rig(kind: str = "tcp", framing: Framing | None = None) -> Iterator[Rig]:
     if kind == "tcp":
         with tcp_pair() as (peer, sock):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * SMALL_BUFFER)  # fixed: it grows else
             made = Rig(Counting(sock), peer, framing or Lines())
             yield from finished(made)
     else:
@@ -754,7 +760,7 @@ async def test_a_peer_that_reads_nothing_is_reset_after_the_limit(monkeypatch: p
     monkeypatch.setattr(module, "FLUSH_LIMIT", 0.0)
     with rig() as made:
         made.stream.start()
-        made.fill(1)
+        made.fill(FULL)
         made.stream.close()
         await made.until(lambda: made.closed == 1)
         with pytest.raises(ConnectionResetError):
@@ -782,7 +788,7 @@ async def test_an_abort_resets_at_once_although_another_copy_is_open() -> None:
         copy = os.dup(made.sock.fileno())
         try:
             made.stream.start()
-            made.fill(1)
+            made.fill(FULL)
             made.stream.abort()
             made.stream.abort()
             assert (made.stream.life, made.closed) == (Life.CLOSED, 1)
@@ -798,7 +804,7 @@ async def test_an_abort_ends_a_close_that_takes_its_time(before: str) -> None:
     with rig() as made:
         made.stream.start()
         if before == "flushing":
-            made.fill(1)
+            made.fill(FULL)
         made.stream.close()
         assert made.stream.life.value == before
         made.stream.abort()
@@ -809,7 +815,7 @@ async def test_an_abort_ends_a_close_that_takes_its_time(before: str) -> None:
 async def test_a_peer_that_resets_ends_a_close_that_takes_its_time() -> None:
     with rig() as made:
         made.stream.start()
-        made.fill(1)
+        made.fill(FULL)
         made.stream.close()
         made.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         made.peer.close()

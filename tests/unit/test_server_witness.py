@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -126,11 +127,11 @@ def test_counters_that_cannot_be_read_are_in_doubt(
 ) -> None:
     seen, session = noted(pair[1])
 
-    def busy(fd: int) -> _core.TcpFacts:
-        raise BlockingIOError
+    def busy(fds: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        return [errno.EAGAIN for _ in fds], [(0, 0) for _ in fds]
 
     with monkeypatch.context() as patched:
-        patched.setattr(witness._core, "tcp_facts", busy)
+        patched.setattr(witness._core, "tcp_counts", busy)
         assert seen.acted(session)
         assert used(pair[1].fileno())
         seen.note(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
 import textwrap
@@ -94,3 +95,37 @@ def test_a_failing_test_is_told_the_log(program):
     with pytest.raises(ZeroDivisionError) as caught, ServerProcess(command):
         raise ZeroDivisionError
     assert "it begins" in caught.value.__notes__[0]
+
+
+def test_a_new_process_is_ended_too_when_whoever_waits_for_its_handoff_is_interrupted(program, monkeypatch):
+    started = []
+
+    def interrupt(server: ServerProcess, event: dict) -> None:
+        notice(server, event)
+        if event.get("phase") == "probation":
+            started.append(event["new_pid"])
+            raise KeyboardInterrupt
+
+    notice = ServerProcess._notice
+    with ServerProcess(program(PROGRAM)) as server:
+        monkeypatch.setattr(ServerProcess, "_notice", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            server.handoff(probation=30.0)
+    assert started
+    assert not any(map(runs, started))
+
+
+def test_a_test_that_has_thousands_of_descriptors_can_hand_over(program):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = 1024  # beyond what select(2) takes
+    if hard < many + 100:
+        pytest.skip(f"the hard limit of descriptors is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 100), hard))
+    copies = [os.dup(0) for _ in range(many)]
+    try:
+        with ServerProcess(program(PROGRAM)) as server:
+            assert server.handoff()["outcome"] == "completed"
+    finally:
+        for copy in copies:
+            os.close(copy)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -14,7 +14,7 @@ import pytest
 import hotfd
 from hotfd import testing
 from hotfd.testing import mover
-from tests.unit.wire_support import on_each_loop
+from tests.unit.wire_support import LIMIT, on_each_loop
 
 
 @dataclass
@@ -347,6 +347,41 @@ async def test_a_join_of_a_room_on_its_way_is_a_boundary_and_the_wish_travels():
     assert starts[:1] == [(1, False, None)]
     of_two = [(resumed, key) for number, resumed, key in starts if number == 2]
     assert of_two[:2] == [(False, None), (True, "room")]
+
+
+@on_each_loop
+async def test_a_handler_that_keeps_its_wish_answers_also_when_its_join_has_moved_it():
+    held_up, go_on = asyncio.Event(), asyncio.Event()
+    slow: list[str] = []
+
+    async def member(conn: hotfd.Connection[Member]) -> None:
+        try:
+            await chat(conn)
+        finally:
+            if conn.handed_off and conn.state.name in slow:
+                slow.clear()
+                held_up.set()
+                await go_on.wait()
+
+    async with testing.serve(member, state=Member) as server:
+        (one,) = await joined(server, "room", "a")
+        two = await server.connect()
+        await server._mover.rest()
+        slow.append("a")
+        await one.send(b"say x")  # the handover behind it takes until the other one waits to get in
+        await one.expect(b"1 a: x")
+        await held_up.wait()
+        await two.send(b"join room b")
+        async with asyncio.timeout(LIMIT):
+            while not server._engine.rooms._waiting:
+                await asyncio.sleep(0)
+        before = server._passages[1].handovers
+        go_on.set()
+        await each_gets([one, two], b"+b 2")
+        await two.send(b"who")
+        await two.expect(b"a b")
+        await server._mover.rest()
+        assert server._passages[1].handovers >= before + 2, "to the room, and with it"
 
 
 @on_each_loop

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,6 +188,20 @@ def failing(tmp_path: Path, case: str) -> tuple[list[str], str]:
             plain.chmod(0o755)
             return [str(plain)], "/"
     return ["/bin/true\0"], "/"
+
+
+def test_a_child_that_goes_on_without_its_parent_is_no_reason_for_a_warning() -> None:
+    channel = os.open("/dev/null", os.O_RDONLY)
+    child = spawn(["/bin/sleep", "60"], "/", {}, channel)
+    os.close(channel)
+    pid = child.pid
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del child
+        gc.collect()
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, 0) == (pid, signal.SIGKILL), "and it is left to who watches it"
+    assert not told
 
 
 @pytest.mark.parametrize(

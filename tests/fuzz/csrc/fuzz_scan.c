@@ -62,6 +62,29 @@ static int scan_copy(const struct hotfd_framing *framing, struct hotfd_scan *sca
     return rc;
 }
 
+/* A RESP command's words are in it, in order; and what has words is one whole frame. */
+static void find_words(const uint8_t *data, size_t size)
+{
+    static uint64_t words[2 * MAX_DATA];
+    uint8_t *copy = malloc(size);
+    REQUIRE(copy != NULL || size == 0);
+    if (size > 0)
+        memcpy(copy, data, size);
+    int count = hotfd_resp_words(copy, size, words, MAX_DATA);
+    uint64_t at = 0;
+    for (int i = 0; i < count; i++) {
+        REQUIRE(at < words[2 * i] && words[2 * i] <= words[2 * i + 1] && words[2 * i + 1] <= size);
+        at = words[2 * i + 1];
+    }
+    if (count > 0 && count < HOTFD_RESP_DEPTH) {
+        struct hotfd_framing resp = {.kind = HOTFD_RESP, .max_size = 2 * MAX_DATA};
+        struct hotfd_scan scan = {0};
+        struct hotfd_span span;
+        REQUIRE(hotfd_scan(&resp, &scan, copy, 0, size, &span, 1) == 1 && span.end == size);
+    }
+    free(copy);
+}
+
 /* All bytes at once. */
 static void find_whole(const struct hotfd_framing *framing, const uint8_t *data, size_t size,
                        struct found *found)
@@ -100,7 +123,9 @@ static void find_in_pieces(const struct hotfd_framing *framing, const uint8_t *d
         if ((random & 0x60000) == 0)
             scan = (struct hotfd_scan){0}; /* the connection is another process's now */
         size_t max = 1 + (random >> 20) % MAX_AT_ONCE;
+        int nothing_new = seen - dropped < scan.need;
         while ((rc = scan_copy(framing, &scan, data + dropped, seen - dropped, spans, max)) > 0) {
+            REQUIRE(!nothing_new);
             for (int i = 0; i < rc; i++) {
                 const struct hotfd_span *expected = &whole->spans[count++];
                 REQUIRE(count <= whole->count);
@@ -110,6 +135,8 @@ static void find_in_pieces(const struct hotfd_framing *framing, const uint8_t *d
             }
             dropped += spans[rc - 1].end;
         }
+        REQUIRE(rc == 0 || !nothing_new);
+        REQUIRE(rc < 0 || scan.need > seen - dropped);
     }
     REQUIRE(count == whole->count);
     REQUIRE(rc == whole->error);
@@ -128,6 +155,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
     size -= HEADER_SIZE;
     if (size > MAX_DATA)
         size = MAX_DATA;
+    find_words(data, size);
     static struct found whole; /* too large for the stack; one input at a time */
     whole.count = 0;
     find_whole(&framing, data, size, &whole);

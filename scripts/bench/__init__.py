@@ -1,0 +1,1 @@
+"""The project's own benchmarks: ``python -m scripts.bench``, from the root."""

@@ -1,0 +1,162 @@
+"""What an idle connection takes of memory: less than one of asyncio's streams, and no more for having been handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import tracemalloc
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import hotfd
+from hotfd.framing import Lines
+from hotfd.server.engine import Engine
+from hotfd.server.snapshot import Readers, Writers, capture, decode_states, restore
+from hotfd.state import Codec
+from hotfd.transfer.offer import Bundle
+from hotfd.wire.records import Part, decode_part, encode_part
+from tests.unit.server_rig import until
+from tests.unit.wire_support import tcp_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hotfd.server.connection import Connection
+    from hotfd.server.session import Session
+
+FEW, MANY = 20, 200
+"""Connections that are there before anything is counted, and those that are counted: what is made once for all counts little."""
+
+OURS = os.path.join(os.path.dirname(hotfd.__file__), "*")
+"""Of what asyncio keeps, some depends on how many tasks and descriptors there were at once, and not on how many there are."""
+
+
+async def answer(conn: Connection[Any]) -> None:
+    async for line in conn:
+        await conn.send(line)
+
+
+async def answer_on_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while line := await reader.readline():
+        writer.write(line)
+        await writer.drain()
+    writer.close()
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Have :func:`held` count."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+def held(made_in: str = "*") -> int:
+    """Return the bytes that Python objects take, those made since :func:`counting` began.
+
+    Args:
+        made_in: only what was made by code in files whose names match this.
+    """
+    gc.collect()
+    found = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, made_in)])
+    return sum(trace.size for trace in found.traces)
+
+
+def near_ends(stack: ExitStack) -> list[socket.socket]:
+    """Return the server's ends of as many connections as are needed; the clients' ends are closed with the stack."""
+    return [stack.enter_context(tcp_pair())[1] for _ in range(FEW + MANY)]
+
+
+async def served(engine: Engine, ends: list[socket.socket]) -> None:
+    """Have connections served until all of them are idle."""
+    for end in ends:
+        engine.welcome_descriptor("here", end.detach())
+    await all_idle(engine)
+
+
+async def all_idle(engine: Engine) -> None:
+    await until(lambda: all(at_rest(session) for session in engine.sessions.values()))
+
+
+def at_rest(session: Session) -> bool:
+    return all(connection._parked for connection in session.connections)
+
+
+def moved(session: Session, old: Engine, new: Engine) -> None:
+    """Hand a session from one engine to another, by its records."""
+    session.gate(True)
+    session.fence()
+    bundle = capture(session, 1, Writers.of(old))
+    part = decode_part(encode_part(Part([bundle.record], bundle.connections, None)))
+    arrived = Bundle(part.sessions[0], part.connections, [os.dup(fd) for fd in bundle.descriptors])
+    new.adopt([restore(arrived, decode_states(arrived, Readers.of(new)), new.framing, new)])
+    for connection in list(session.connections):
+        old._let_go(connection)
+
+
+def test_an_idle_connection_takes_less_than_one_of_asyncios_streams() -> None:
+    async def ours() -> float:
+        with ExitStack() as stack:
+            engine, ends = Engine(answer, Lines(), Codec.of(None)), near_ends(stack)
+            with counting():
+                await served(engine, ends[:FEW])
+                before = held()
+                await served(engine, ends[FEW:])
+                each = (held() - before) / MANY
+            stack.close()
+            await engine.stop()
+        return each
+
+    async def theirs() -> float:
+        loop = asyncio.get_running_loop()
+
+        async def serve(ends: list[socket.socket]) -> None:
+            for end in ends:
+                reader = asyncio.StreamReader()
+                await loop.connect_accepted_socket(
+                    lambda reader=reader: asyncio.StreamReaderProtocol(reader, answer_on_streams),  # type: ignore[misc]
+                    socket.socket(fileno=end.detach()),
+                )
+            await asyncio.sleep(0)  # the handlers run, and wait
+
+        with ExitStack() as stack:
+            ends = near_ends(stack)
+            with counting():
+                await serve(ends[:FEW])
+                before = held()
+                await serve(ends[FEW:])
+                each = (held() - before) / MANY
+            stack.close()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.wait(tasks)
+        return each
+
+    one, other = asyncio.run(ours()), asyncio.run(theirs())
+    assert one < 0.9 * other, f"{one:.0f} bytes for each connection, and {other:.0f} with streams"
+
+
+def test_a_connection_that_was_handed_over_takes_no_more_than_a_fresh_one() -> None:
+    async def main() -> tuple[float, float]:
+        with ExitStack() as stack:
+            old, new = (Engine(answer, Lines(), Codec.of(None)) for _ in range(2))
+            ends = near_ends(stack)
+            with counting():
+                await served(old, ends)
+                fresh = held(OURS)
+                for session in list(old.sessions.values()):
+                    moved(session, old, new)
+                await all_idle(new)
+                await until(lambda: len(asyncio.all_tasks()) == 1 + len(new.sessions))  # the old handlers have unwound
+                resumed = held(OURS)
+            assert len(new.sessions) == FEW + MANY
+            stack.close()
+            await new.stop()
+            await old.stop()
+        return fresh / (FEW + MANY), resumed / (FEW + MANY)
+
+    fresh, resumed = asyncio.run(main())
+    assert resumed < 1.03 * fresh, f"{resumed:.0f} bytes for each connection, and {fresh:.0f} when it was fresh"

@@ -1,7 +1,7 @@
 """A connection as its handler sees it: frames in, frames out, state, and the frame boundary.
 
-The boundary is one predicate, :meth:`Connection._obstacle`: the handler's own task waits in
-``_park`` (for a frame, in ``wait`` or in ``merge``), no other task that it made is alive, and it has not
+The boundary is one predicate, :meth:`Connection._obstacle`: the handler's own task has come to
+``_stand`` and waits (for a frame, in ``wait`` or in ``merge``), no other task that it made is alive, and it has not
 said that it cannot move. A frame leaves the stream's buffer in the resumed coroutine and never as a
 future's result: so whatever happens in the turn of the loop in which a handler is woken, a frame is
 either in the buffer or with the handler.

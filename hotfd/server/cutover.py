@@ -176,7 +176,9 @@ class Cutover:
                     collect_later()
             if self._touch is not None:
                 self._touch.close()
-            if self._machine.phase is not Phase.SETTLED:
+            if self._machine.phase is Phase.SETTLED:
+                self._machine.forget()
+            else:
                 self.close()
         except Exception as error:  # noqa: BLE001 - as above
             log.event(logging.ERROR, "handoff-error", exc_info=error, id=self.id)

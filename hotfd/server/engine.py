@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Connection[Any]], Awaitable[None]]
 
-SLICE: Final = 64
+SLICE: Final = 32
 """Handlers of idle adopted connections that are started in one turn of the loop."""
 
 STOP_LIMIT: Final = 10.0

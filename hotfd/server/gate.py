@@ -88,21 +88,26 @@ class Gate:
             together: its gate is only closed as long as all others' are, so it needs no limit of its own.
         """
         session = self._now(session)
-        if not session.connections or session.fenced or session in self._waiting or session in self._ready:
-            return
-        if self._misreadable(session):
-            self._reluctant.append(session)
-            return
-        session.gate(True)
-        if not session.restless and session.stop_helpers():  # most are idle, and stand there already
+        if self._ask(session, together=together):
             self._ready[session] = None
             self._on_change()
-            return
+
+    def _ask(self, session: Session, *, together: bool = False) -> bool:
+        """Ask a session; True when it stands at its boundary already, as most do, and is nowhere in the book."""
+        if not session.connections or session.fenced or session in self._waiting or session in self._ready:
+            return False
+        if self._misreadable(session):
+            self._reluctant.append(session)
+            return False
+        session.gate(True)
+        if not session.restless and session.stop_helpers():
+            return True
         self._waiting[session] = None
         if together:
             self._unlimited.add(session)
         self.at_boundary(session)
         self.grown(session)
+        return False
 
     def grown(self, session: Session) -> None:
         """A gated session is one of several connections, or may be now: they do not hold one another up for long."""
@@ -174,6 +179,33 @@ class Gate:
             self._backoff.pop(session, None)
             chosen.append(session)
         return chosen
+
+    def fill(self, size: int) -> list[Session]:
+        """Take a batch as :meth:`batch` does, and fill it with sessions that were not asked yet; these are asked.
+
+        Args:
+            size: connections together; and sessions that are asked, at most.
+        """
+        chosen = self.batch(size)
+        room = size - sum(len(session.connections) for session in chosen)
+        for _ in range(min(len(self.pending), size)):
+            if room <= 0:
+                break
+            session = self._now(self.pending.popleft())
+            if not self._ask(session):
+                continue
+            count = len(session.connections)
+            if count > room and chosen:
+                self._ready[session] = None  # first in the next batch
+                break
+            self._backoff.pop(session, None)
+            chosen.append(session)
+            room -= count
+        return chosen
+
+    def postpone(self, sessions: list[Session]) -> None:
+        """Let sessions go on that were taken and are not offered; they are the next to be asked."""
+        self.pending.extendleft([self.reopen(session) for session in reversed(sessions)])
 
     def take_all_ready(self) -> list[Session] | None:
         """Take all sessions, if every one of them still stands at its boundary; else None."""

@@ -21,6 +21,11 @@ NAMED_SESSIONS = 100
 """Sessions that a handoff names in events, and lost ones in its report; of further ones its report has the counts by reason."""
 
 
+PROGRESS_INTERVAL = 0.1
+"""Seconds between two words on how far it is. People read no faster, and each word wakes whoever listens, on a processor
+that the sessions could have."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What became of sessions and connections, by fate."""
@@ -80,6 +85,7 @@ class Journal:
         self._began = self._phase_began = monotonic()
         self._phases: dict[str, float] = {}
         self._named = 0
+        self._tell_at = self._began
 
     def started(self) -> None:
         """The handoff begins."""
@@ -99,6 +105,13 @@ class Journal:
         """Tell which phase it is."""
         self._emit({"event": "phase", "phase": self.phase, "new_pid": new_pid})
         log.event(logging.INFO, "handoff-phase", id=self.id, phase=self.phase, new_pid=new_pid)
+
+    def progress(self, moved: int, total: int) -> None:
+        """Tell how many sessions have moved; the last word is told at once, the others now and then."""
+        now = monotonic()
+        if now >= self._tell_at or moved >= total:
+            self._tell_at = now + PROGRESS_INTERVAL
+            self._emit({"event": "progress", "moved": moved, "total": total})
 
     def session(self, id: str, fate: str, code: str, detail: str) -> None:
         """A session does not move: tell which one, and why."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hotfd import log
 from hotfd.errors import HandoffRefused
 from hotfd.server.moving import BATCH, CONFIG, Moving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from hotfd.server.collector import CollectorPause
     from hotfd.server.engine import Engine
@@ -24,16 +24,15 @@ PIPELINE: Final = 2
 """Offers that may be made and not committed: two, so that neither side waits for the other, and few enough that a
 session's pause does not grow with the number of sessions."""
 
-LONG_TURN: Final = 32
+LONG_TURN: Final = 64
 """Times as many offers at most while the loop's turns are long. When all clients ask at once, a turn serves thousands of
 them, an answer takes some turns, and whoever is offered waits for these: for two offers as for sixty."""
 
+LOOKS: Final = 8
+"""Times as many sessions that are asked in a turn as are offered, where most are at no boundary: to ask costs a tenth."""
+
 RELUCTANT_INTERVAL: Final = 0.05
 """Seconds between two looks at sessions that cannot move before they are given what they have received."""
-
-PROGRESS_INTERVAL: Final = 0.1
-"""Seconds between two words on how far it is. People read no faster, and each word wakes whoever listens, on a processor
-that the sessions could have."""
 
 NEVER: Final = float("inf")
 
@@ -65,9 +64,6 @@ class Driver(Protocol):
     def sessions(self) -> Iterable[Session]:
         """Which sessions are to move."""
 
-    def emit(self, event: dict[str, Any]) -> None:
-        """Tell of progress."""
-
     def pass_listeners(self, *, hold: bool) -> None:
         """Give the new process what it needs before any session."""
 
@@ -94,20 +90,16 @@ async def move_rolling(cutover: Driver, moving: Moving) -> None:
     gate = moving.gate
     gate.pending.extend(cutover.sessions)
     total = len(gate.pending)
-    tell_at = loop.time()
-    pace = _Pace()
+    pace = _Pace(loop.time)
     while True:
         cutover.raise_failure()
         _check_answered(cutover, moving)
         gate.ask_again()
-        while moving.outstanding < pace.limit and (gate.pending or gate.has_ready):
+        while moving.outstanding < pace.limit and not moving.burdened and (gate.pending or gate.has_ready):
             _offer_some(moving, pace)
             await pace.turn()  # the other clients'
             cutover.raise_failure()
-        moved = moving.tally.sessions["moved"]
-        if loop.time() >= tell_at or moved >= total:
-            tell_at = loop.time() + PROGRESS_INTERVAL
-            cutover.emit({"event": "progress", "moved": moved, "total": total})
+        cutover.journal.progress(moving.tally.sessions["moved"], total)
         _check_not_all_refused(moving)
         if not gate.pending and not moving.outstanding:
             if not gate.waiting:
@@ -124,11 +116,17 @@ class _Pace:
 
     Attributes:
         offers: how many offers are made in a turn.
+        size: connections that are asked for an offer: ``BATCH``, or where states are large, about as many as an offer
+            holds. To ask more would make them wait for nothing.
+
+    Args:
+        time: the loop's clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, time: Callable[[], float]) -> None:
         self.offers = 1
-        self._loop = asyncio.get_running_loop()
+        self.size = BATCH
+        self._time = time
         self._began = 0.0
         self._made = 0
 
@@ -139,17 +137,23 @@ class _Pace:
 
     def begin(self) -> None:
         """Offers are about to be made."""
-        self._began, self._made = self._loop.time(), 0
+        self._began, self._made = self._time(), 0
 
-    def made(self) -> None:
-        """One was made."""
+    def made(self, sessions: int, *, full: bool) -> None:
+        """One was made, of so many sessions; ``full`` when their states are large, and it holds no more."""
         self._made += 1
+        self.size = max(1, sessions) if full else min(2 * self.size, BATCH)
+
+    @property
+    def done(self) -> bool:
+        """Whether as many were made as are to be in a turn."""
+        return self._made >= self.offers
 
     async def turn(self) -> None:
         """Let the others have their turn, and see how long it is beside what an offer takes."""
-        left = self._loop.time()
+        left = self._time()
         await asyncio.sleep(0)
-        own, others = left - self._began, self._loop.time() - left
+        own, others = left - self._began, self._time() - left
         if self._made and own > 0.0:
             self.offers = min(max(1, int(others * self._made / own)), LONG_TURN)
 
@@ -158,13 +162,12 @@ def _offer_some(moving: Moving, pace: _Pace) -> None:
     """Make the offers of one turn of the loop."""
     gate = moving.gate
     pace.begin()
-    for _ in range(pace.offers):
-        for _ in range(min(len(gate.pending), BATCH)):
-            gate.want(gate.pending.popleft())
-        if batch := gate.batch(BATCH):
-            moving.offer(batch)
-            pace.made()
-        if not (gate.pending or gate.has_ready) or moving.outstanding >= pace.limit:
+    for _ in range(LOOKS * pace.offers):
+        if batch := gate.fill(pace.size):
+            left = moving.offer(batch)
+            gate.postpone(left)
+            pace.made(len(batch) - len(left), full=moving.burdened)
+        if pace.done or not (gate.pending or gate.has_ready) or moving.outstanding >= pace.limit or moving.burdened:
             return
 
 

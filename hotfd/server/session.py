@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hotfd import log
 from hotfd.errors import ConnectionClosed, ConnectionMoved, HandedOff
 from hotfd.server import tasks
+from hotfd.server.helpers import NO_HELPERS
 from hotfd.server.timers import NONE_PENDING, Timer, Timers
 
 if TYPE_CHECKING:
@@ -246,8 +247,12 @@ class Session:
 
     def stop_helpers(self) -> bool:
         """Cancel what may be cancelled at a boundary; True when nothing of it is left."""
-        stopped = [connection._helpers.stop() for connection in self.connections]
-        return all(stopped)
+        stopped = True
+        for connection in self.connections:
+            helpers = connection._helpers
+            if helpers is not NO_HELPERS and not helpers.stop():
+                stopped = False
+        return stopped
 
     @property
     def restless(self) -> bool:

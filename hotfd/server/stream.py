@@ -315,8 +315,11 @@ class Stream:
             log.event(logging.ERROR, "framing-failed", exc_info=error, framing=self._framing.name)
             self._fail_framing(FramingError(f"the framing {self._framing.name} raised {type(error).__name__}"))
             return
-        if found:
-            self.spans = [*spans, *found] if spans else found
+        if found and spans:
+            self.spans = [*spans[self._next :], *found]
+            self._next = 0
+        elif found:
+            self.spans = found
 
     def _fail_framing(self, error: FramingError) -> None:
         self.error = error

@@ -563,6 +563,7 @@ class Takeover:
             logging.INFO, "took-over", id=self.handoff, generation=self.generation, connections=len(self._pauses_ms)
         )
         self._collector.end()
+        self._machine.forget()
         if not self.done.done():
             self.done.set_result(None)
         if self._channel.ended:

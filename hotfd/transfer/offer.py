@@ -33,6 +33,14 @@ class Bundle:
     connections: list[records.ConnectionRecord]
     descriptors: list[int]
 
+    @property
+    def size(self) -> int:
+        """Bytes of states and buffers: what can be large of its records."""
+        size = len(self.record.state) if self.record.state is not None else 0
+        for each in self.connections:
+            size += len(each.state) + len(each.undelivered) + len(each.unsent)
+        return size
+
 
 @dataclass(slots=True)
 class PackedPart:

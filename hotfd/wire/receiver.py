@@ -241,6 +241,16 @@ class Receiver:
         self.phase = Phase.ORPHANED
         return bequeathed
 
+    def forget(self) -> None:
+        """The handoff is over, whatever the old process may say: what became of which session is not asked any more.
+
+        Raises:
+            ValueError: sessions may still come, or be asked back.
+        """
+        if self.phase not in {Phase.SETTLED, Phase.ORPHANED, Phase.ABORTED}:
+            raise ValueError(f"not now: the handoff is {self.phase.value}")
+        self.sessions.clear()
+
     # ------------------------------------------------------------------------------------------------
 
     def _change(self, ids: list[int], allowed: frozenset[Stage], to: Stage) -> list[int]:

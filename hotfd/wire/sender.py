@@ -207,6 +207,17 @@ class Sender:
         self.phase = Phase.FAILED
         return result
 
+    def forget(self) -> None:
+        """A settled handoff is over in this process: what became of which session is not asked any more.
+
+        A process in which some sessions have stayed may live on for long, and each entry would keep memory around it in use.
+
+        Raises:
+            ValueError: it is not settled.
+        """
+        self._require(Phase.SETTLED)
+        self.sessions.clear()
+
     def _require(self, phase: Phase) -> None:
         if self.phase is not phase:
             raise ValueError(f"not now: the handoff is {self.phase.value}, this needs {phase.value}")

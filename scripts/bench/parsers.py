@@ -25,20 +25,23 @@ FEW: Final = 3 * 8
 """Offsets, three per frame, up to which a plain loop over them is cheaper than to set up a comprehension."""
 
 
+def _joined(buffer: bytes | bytearray, data: bytes) -> bytes | bytearray:
+    """Return what has come so far as one piece."""
+    if len(buffer) <= SMALL:
+        return bytes(buffer) + data
+    if type(buffer) is bytes:
+        buffer = bytearray(buffer)
+    buffer += data
+    return buffer
+
+
 def scanned(framing: Framing, reads: Sequence[bytes]) -> list[bytes]:
     """Find frames with a scanner: offsets from C, payloads cut out in Python."""
     scan = framing.scanner().scan
     found: list[bytes] = []
     buffer: bytes | bytearray = b""
     for data in reads:
-        if not buffer:
-            buffer = data
-        elif len(buffer) <= SMALL:
-            buffer = bytes(buffer) + data
-        else:
-            if type(buffer) is bytes:
-                buffer = bytearray(buffer)
-            buffer += data
+        buffer = _joined(buffer, data) if buffer else data
         start = 0
         while spans := scan(buffer, start):
             start = spans[-1]

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 STATE: Final = 200
 """Bytes that each session keeps."""
 
-SPARE: Final = 0.72
+SPARE: Final = 0.65
 """Part of a process's descriptors that its share of the connections may take. Workers accept from one queue, and some
-get more than others; a worker at its limit would leave the rest to them, and a handoff needs some of its own."""
+get up to a third more than the average. One at its limit could not hand over: that needs some of its own."""
 
 LISTEN: Final = "0.0.0.0:0"
 

@@ -468,7 +468,9 @@ def answers(printed: list[str], lines: list[str]) -> dict[str, list[str]]:
         if mark := re.fullmatch(r'"answered-(\d+)"', line):
             asked = lines[int(mark[1])]
             if asked.startswith("TTL "):  # the two are not asked at the same moment
-                answer = [re.sub(r"(?<![-\d])[1-9]\d*$", lambda left: str(round(int(left[0]), -1)), each) for each in answer]
+                answer = [
+                    re.sub(r"(?<![-\d])[1-9]\d*$", lambda left: str(round(int(left[0]), -1)), each) for each in answer
+                ]
             found[f"{mark[1]}: {asked}"] = answer
             answer = []
         else:

@@ -48,15 +48,26 @@ def count(unit: str) -> Figures:
     with tempfile.TemporaryDirectory(prefix="hotfd-counts-") as directory:
         if unit == instructions.UNIT:
             return instructions.count(Path(directory))
-        trace = Path(directory) / "trace"
-        command = [sys.executable, "-m", "tests.performance.scenes", unit]
-        played = _play(system_calls.traced(command, trace) if unit == "system calls" else command)
         if unit == "system calls":
-            with trace.open() as lines:
-                found = system_calls.counted(lines)
-            played = {figure: (found[figure], units) for figure, (_, units) in played.items()}
-        digits = 2 if unit == "system calls" else 1
-        return {figure: round(total / units, digits) for figure, (total, units) in played.items()}
+            return {figure: round(sum(names.values()), 2) for figure, names in trace(Path(directory)).items()}
+        return {figure: round(total / units, 1) for figure, (total, units) in _play(scenes(unit)).items()}
+
+
+def scenes(unit: str) -> list[str]:
+    """Return the command that plays the scenes."""
+    return [sys.executable, "-m", "tests.performance.scenes", unit]
+
+
+def trace(directory: Path) -> dict[str, Figures]:
+    """Return the system calls of each figure, per unit and by their names."""
+    file = directory / "trace"
+    played = _play(system_calls.traced(scenes("system calls"), file))
+    with file.open() as lines:
+        found = system_calls.counted(lines)
+    return {
+        figure: {name: times / units for name, times in found[figure].most_common()}
+        for figure, (_, units) in played.items()
+    }
 
 
 def _play(command: list[str]) -> dict[str, tuple[int, int]]:

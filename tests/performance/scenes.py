@@ -212,10 +212,8 @@ async def _move(made: Rig, meter: Meter, old: str, new: str, clients: list[Any])
     takeover = Takeover(inherited, engine, [], healthy=None, import_state=None)
     await prepared(takeover, channel, made.engine.codec.schema)
     with meter(old):
-        for session in made.sessions:
-            made.moving.gate.want(session)
-        await turns(QUIET)
-        made.moving.offer(made.moving.gate.batch(BATCH))
+        made.moving.gate.pending.extend(made.sessions)
+        made.moving.offer(made.moving.gate.fill(BATCH))
         await turns(QUIET)
     forward(made._theirs, channel)
     with meter(new):

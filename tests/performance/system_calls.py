@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 from tests.performance.meters import MARK
@@ -33,13 +33,15 @@ def traced(command: list[str], trace: Path) -> list[str]:
     return [*TRACER, f"--output={trace}", *command]
 
 
-def counted(lines: Iterable[str]) -> Counter[str]:
-    """Return how many calls there are between the marks of each figure."""
-    found: Counter[str] = Counter()
+def counted(lines: Iterable[str]) -> dict[str, Counter[str]]:
+    """Return how many calls there are between the marks of each figure, by their names."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
     figure = ""
     for line in lines:
         if mark := _MARKED.match(line):
             figure = mark[1]
-        elif figure and _CALL.match(line):  # and not the second half of a call that another thread's came between
-            found[figure] += 1
+        elif figure and (
+            call := _CALL.match(line)
+        ):  # and not the second half of one that another thread's came between
+            found[figure][call[1]] += 1
     return found

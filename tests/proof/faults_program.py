@@ -64,6 +64,7 @@ class Room:
 
 closing: list[hotfd.Connection[Visitor]] = []
 total = 0
+hands_over = False  # the next handoff is from this process; before it has been told so, one is to it
 
 
 def fail(code: int) -> Any:
@@ -77,7 +78,7 @@ def fail(code: int) -> Any:
 
 def parent_or_child() -> int:
     """Return the pid of the other process of the handoff."""
-    if NEW:
+    if not hands_over:
         return os.getppid()
     with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
         return int(file.read().split()[-1])
@@ -177,8 +178,10 @@ def arm(spec: str) -> None:
 
 async def told(conn: hotfd.Connection[Visitor], word: str, argument: str) -> None:
     """Do what a line for the program says."""
+    global hands_over
     match word:
         case "!arm":
+            hands_over = True
             arm(argument)
         case "!room":
             await conn.join(argument, state=Room)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,12 +15,13 @@ from hotfd import _core
 from hotfd.errors import HandedOff
 from hotfd.framing import Framing
 from hotfd.server import moving as module
+from hotfd.server import rolling
 from hotfd.server.snapshot import States, Writers, capture, restore
 from hotfd.state import decode_any
 from hotfd.transfer.offer import Bundle
 from hotfd.wire import messages as m
 from hotfd.wire.records import ConnectionRecord, SessionRecord
-from tests.unit.server_rig import MANY_TURNS, Rig, rig, until
+from tests.unit.server_rig import MANY_TURNS, Client, Rig, rig, until
 from tests.unit.wire_support import nothing_stays_open, on_each_loop, tcp_pair, turns
 
 if TYPE_CHECKING:
@@ -648,3 +650,156 @@ async def test_a_fault_of_the_handlers_own_upstream_is_logged_with_its_traceback
         await client.hears_the_end()
     (record,) = [record for record in caplog.records if record.getMessage().startswith("handler-failed")]
     assert record.exc_info is not None
+
+
+# ---------------------------------------------------------------- how soon
+
+
+@on_each_loop
+async def test_handlers_that_end_at_once_are_committed_in_the_turn_in_which_their_acceptance_comes() -> None:
+    async with rig(echo) as made:
+        for _ in range(3):
+            await made.client()
+        ids = await made.offered()
+        asyncio.get_running_loop().call_soon(made.moving.accepted, made.machine.receive(m.Accept(ids)))
+        await asyncio.sleep(0)
+        assert made.moving.committed == 3
+        commits = [message for message in made.heard() if isinstance(message, m.Commit)]
+        assert [message.ids for message in commits] == [ids], "in one message"
+
+
+@on_each_loop
+async def test_a_finally_that_takes_its_time_holds_up_its_own_session_alone() -> None:
+    release = asyncio.Event()
+
+    async def talk(conn: Connection[Any]) -> None:
+        try:
+            await echo(conn)
+        finally:
+            if conn.peername == slow.sock.getsockname():
+                await release.wait()
+
+    async with rig(talk) as made:
+        slow = await made.client()
+        await made.client()
+        ids = await made.offered()
+        made.say(m.Accept(ids))
+        await until(lambda: made.moving.committed)
+        await turns(MANY_TURNS)
+        assert made.moving.committed == 1
+        release.set()
+        await until(lambda: made.moving.committed == 2)
+        commits = [message.ids for message in made.heard() if isinstance(message, m.Commit)]
+        assert commits == [ids[1:], ids[:1]]
+
+
+@on_each_loop
+async def test_each_endless_finally_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNWIND_LIMIT", 0.01)
+
+    async def talk(conn: Connection[Any]) -> None:
+        try:
+            await echo(conn)
+        finally:
+            await asyncio.Event().wait()
+
+    async with rig(talk) as made:
+        for _ in range(3):
+            await made.client()
+        ids = await made.offered()
+        for id in ids:
+            made.say(m.Accept([id]))
+            await turns(MANY_TURNS)
+        await until(lambda: made.moving.committed == 3)
+        assert made.moving._unwind_timer is None
+
+
+# ---------------------------------------------------------------- large states
+
+
+@dataclass
+class Hoard:
+    """A state of a megabyte, once a line has come."""
+
+    kept: bytes = b""
+
+
+async def hoard(conn: Connection[Hoard]) -> None:
+    async for line in conn:
+        conn.state.kept = bytes(module.OFFER_BYTES)
+        await conn.send(line)
+
+
+async def hoards(made: Rig, count: int) -> list[Client]:
+    """Connect clients, each with a large state, whose gates are closed."""
+    clients = [await made.client() for _ in range(count)]
+    for client in clients:
+        client.say(b"x\n")
+        await client.hears(b"x\n")
+    await until(lambda: all(session.obstacle() is None for session in made.sessions))
+    for session in made.sessions:
+        made.moving.gate.want(session)
+    return clients
+
+
+@on_each_loop
+async def test_sessions_behind_a_large_one_go_on_until_it_has_arrived() -> None:
+    async with rig(hoard, state=Hoard) as made:
+        clients, first = await hoards(made, 3), made.sessions[0]
+        left = made.moving.offer(made.moving.gate.batch(module.BATCH))
+        assert left == made.sessions[1:]
+        assert first.fenced
+        assert made.moving.burdened
+        made.moving.gate.postpone(left)
+        assert list(made.moving.gate.pending) == left, "they are the next, in their order"
+        for client in clients[1:]:
+            client.say(b"y\n")
+            await client.hears(b"y\n")
+        assert clients[0].hears_nothing()
+        made.say(m.Accept([0]))
+        await until(lambda: made.moving.committed)
+        assert not made.moving.burdened
+
+
+@on_each_loop
+async def test_a_large_offer_that_is_taken_back_does_not_hold_up_the_next() -> None:
+    async with rig(hoard, state=Hoard) as made:
+        await hoards(made, 2)
+        made.moving.gate.postpone(made.moving.offer(made.moving.gate.batch(module.BATCH)))
+        task = made.moving.revoke_all()
+        assert task is not None
+        assert not made.moving.burdened
+        await task
+
+
+@on_each_loop
+async def test_a_large_session_by_itself_is_waited_for_too() -> None:
+    async with rig(hoard, state=Hoard) as made:
+        await hoards(made, 1)
+        assert made.moving.offer(made.moving.gate.batch(1)) == []
+        assert made.moving.burdened
+
+
+@on_each_loop
+async def test_what_moves_together_is_one_offer_however_large() -> None:
+    async with rig(hoard, state=Hoard, hold=True) as made:
+        await hoards(made, 3)
+        assert made.moving.offer(made.moving.gate.batch(module.BATCH)) == []
+        assert made.moving.outstanding == 3
+        assert not made.moving.burdened
+
+
+def test_no_more_sessions_are_asked_than_an_offer_of_their_size_holds() -> None:
+    pace, most = rolling._Pace(lambda: 0.0), module.BATCH
+    assert pace.size == most
+    pace.made(4, full=True)
+    assert pace.size == 4
+    pace.made(1, full=True)
+    assert pace.size == 1
+    pace.made(1, full=True)
+    assert pace.size == 1
+    pace.made(1, full=False)
+    assert pace.size == 2, "the next ones may be smaller"
+    for _ in range(most.bit_length()):
+        pace.made(pace.size, full=False)
+    assert pace.size == most

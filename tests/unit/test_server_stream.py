@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hotfd.errors import ConnectionClosed, FrameTooLarge
-from hotfd.framing import Framing, LengthPrefix, Lines
+from hotfd.framing import Fixed, Framing, LengthPrefix, Lines
 from hotfd.server import stream as module
-from hotfd.server.stream import Life, Stream
+from hotfd.server.stream import READ_SIZE, Life, Stream
 from tests.unit.wire_support import LIMIT, Happening, is_open, nothing_stays_open, on_each_loop, tcp_pair, turns
 
 __all__ = ["nothing_stays_open"]
@@ -34,12 +34,18 @@ FULL = 16 * SMALL_BUFFER
 
 
 class Counting(socket.socket):
-    """A socket that notes how much each send was given."""
+    """A socket that notes how much each send was given, and what each read that brought something did."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(fileno=sock.detach())
         self.setblocking(False)
         self.sends: list[int] = []
+        self.reads: list[int] = []
+
+    def recv(self, size: int, flags: int = 0) -> bytes:  # type: ignore[override]
+        data = super().recv(size, flags)
+        self.reads.append(len(data))
+        return data
 
     def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
         self.sends.append(len(data))
@@ -278,6 +284,31 @@ async def test_a_reset_is_told_and_frames_that_came_before_it_are_still_delivere
         assert (made.stream.life, made.closed) == (Life.CLOSED, 1)
 
 
+async def test_who_sends_large_frames_is_read_from_in_larger_pieces() -> None:
+    with rig("unix", Fixed(READ_SIZE + 1)) as made:
+        made.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * READ_SIZE)
+        frame = bytes(READ_SIZE + 1)
+        made.send(frame)
+        made.stream.start()
+        assert await made.frames(1) == [frame]
+        made.send(frame)
+        assert await made.frames(1) == [frame]
+    assert made.sock.reads == [READ_SIZE, 1, READ_SIZE + 1]
+
+
+@on_each_loop
+async def test_of_frames_that_are_delivered_nothing_is_kept_although_there_is_always_one_at_hand() -> None:
+    with rig() as made:
+        made.stream.start()
+        made.send(b"first\n")
+        for number in range(100):
+            made.send(b"%d\n" % number)
+            await made.until(lambda: len(made.stream.undelivered.splitlines()) == 2)
+            made.stream.take()
+            assert len(made.stream.spans) <= 2 * 3
+        assert made.stream.take() == b"99"
+
+
 @on_each_loop
 async def test_something_can_be_done_before_a_byte_is_read() -> None:
     with rig() as made:
@@ -306,6 +337,31 @@ async def test_replies_to_pipelined_frames_go_out_in_one_send(kind: str) -> None
         made.send(b"a\nb\nc\n")
         assert await made.received(9) == b"a!\nb!\nc!\n"
         assert made.sock.sends == [9]
+
+
+@on_each_loop
+async def test_gathered_replies_go_out_before_the_loop_goes_on_although_more_frames_are_at_hand() -> None:
+    def answer_one() -> None:
+        made.stream.write(made.stream.take() + b"!\n")
+
+    with rig() as made:
+        made.on_input = answer_one
+        made.stream.start()
+        made.send(b"a\nb\nc\n")
+        await made.until(lambda: made.inputs == 1)
+        assert made.sock.sends == [3]
+        assert not made.stream.corked
+
+
+@on_each_loop
+async def test_writing_nothing_while_fenced_holds_up_nothing_that_is_written_later() -> None:
+    with rig() as made:
+        made.stream.start()
+        made.stream.fence()
+        made.stream.write(b"")
+        made.stream.unfence()
+        made.stream.write(b"later")
+        assert await made.received(5) == b"later"
 
 
 @on_each_loop

@@ -462,3 +462,16 @@ def test_an_orphan_takes_no_messages_and_keeps_what_it_owns() -> None:
             machine.receive(message)
     assert machine.orphaned() == []
     assert machine.sessions == {0: Stage.OWNED}
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_what_became_of_sessions_is_forgotten_when_the_handoff_is_over_and_not_before(phase: Phase) -> None:
+    machine = in_phase(phase)
+    machine.sessions[0] = Stage.OWNED
+    if phase in {Phase.SETTLED, Phase.ORPHANED, Phase.ABORTED}:
+        machine.forget()
+        assert machine.sessions == {}
+        assert machine.orphaned() == []
+    else:
+        with unchanged(machine, ValueError):
+            machine.forget()

@@ -336,3 +336,15 @@ def test_nothing_comes_back_once_the_handoff_is_settled() -> None:
     committed = [id for id, stage in machine.sessions.items() if stage is Stage.COMMITTED]
     result = machine.take_back(lambda _: False)
     assert (result.resume, result.restore, result.lost) == ([], [], committed)
+
+
+def test_what_became_of_sessions_is_forgotten_when_the_handoff_is_settled_and_not_before() -> None:
+    machine = with_session(Stage.COMMITTED)
+    for reach in (lambda: machine.finish(FINISH), lambda: machine.receive(m.Settled(0, 0, 0))):
+        with unchanged(machine, ValueError):
+            machine.forget()
+        reach()
+    machine.forget()
+    assert machine.sessions == {}
+    assert machine.phase is Phase.SETTLED
+    assert machine.next_session == 1, "an id is never given again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import socket
 import statistics
@@ -62,7 +63,7 @@ is given away once in each run, as in life: a second time takes about half as lo
   before the first offer until the new process has said that it has settled. The records have no state and exist before.
 - *Whole handoff*: a server with a Python handler and {state} bytes of typed state for each connection. From the first session
   that is asked to stop until the new process has said that it owns all; the start of that process is not in it. {few} of its
-  clients ask now and then.
+  clients ask now and then. On asyncio, and on uvloop where that is installed.
 - *asyncio alone*: in one process, nothing is passed. A task is begun for each of as many connections, which waits, and its
   descriptor is registered with the event loop: the least that a server of coroutines does for a connection that it is
   given. A handoff lets as many tasks end in the old process besides.
@@ -84,8 +85,10 @@ def run(settings: Settings) -> Section:
         transfer(LARGE - 1): partial(alone, size, LARGE - 1),
         transfer(SMALL): partial(alone, size, SMALL),
         BARE: partial(bare, size),
-        HANDOFF: partial(whole, settings, size),
+        HANDOFF: partial(whole, settings, size, "asyncio"),
     }
+    if importlib.util.find_spec("uvloop") is not None:
+        cases[f"{HANDOFF}, uvloop"] = partial(whole, settings, size, "uvloop")
     results = interleave(cases, settings.rounds, say=settings.say)
     section.text = TEXT.format(size=size, state=STATE, few=FEW)
     section.tables = [table(results)]
@@ -99,10 +102,7 @@ def run(settings: Settings) -> Section:
             log=True,
         )
     ]
-    section.data = {
-        case: {figure: {"unit": series.unit, "values": list(series.values)} for figure, series in figures.items()}
-        for case, figures in results.items()
-    }
+    section.data = replaced.raw(results)
     return section
 
 
@@ -147,9 +147,9 @@ NOW_AND_THEN: Final = 0.02
 """Seconds between a reply of these and the next request: seldom, since time is measured here, and not pauses."""
 
 
-def whole(settings: Settings, size: int) -> Mapping[str, tuple[float, str]]:
+def whole(settings: Settings, size: int, loop: str) -> Mapping[str, tuple[float, str]]:
     """Have a server replaced."""
-    found, _ = replaced.case(settings.directory, size, FEW, NOW_AND_THEN)
+    found, _ = replaced.case(settings.directory, size, FEW, NOW_AND_THEN, loop=loop)
     return figures(size, found["moving"][0])
 
 

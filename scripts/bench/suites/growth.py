@@ -41,7 +41,7 @@ SEVERAL: Final = 1000
 MEMORY_ROUNDS: Final = 3
 """Rounds of what hardly differs from one to the next."""
 
-PER_WORKER: Final = 15_000
+PER_WORKER: Final = 13_000
 """Connections of one worker, on average, where there are several."""
 
 FLAT: Final = 1.25
@@ -87,7 +87,7 @@ class Scale:
     sizes: tuple[int, ...] = (100, 1000, 4000, 8000, 15_000)
     states: tuple[tuple[int, int], ...] = ((KIB, 4000), (100 * KIB, 500), (10 * MIB, 20))
     idle: int = 10_000
-    workers: int = 7
+    workers: int = 8
     subscribers: int = 3000
     repeats: int = 5
     uvloop: bool = True
@@ -230,7 +230,8 @@ def _add_sizes(section: Section, results: Results, sizes: list[int]) -> None:
                 f"From {sizes[0]:,} to {sizes[-1]:,} connections, what each costs differs by at most a quarter",
                 Series("x", (max(medians) / min(medians),)),
                 at_most=FLAT,
-                limits="the largest of the medians over the smallest; they are in the table",
+                limits="it is the largest of the medians over the smallest; the table has them, and beside them the processor time, "
+                "which is the work itself without the waits for a processor",
             )
         )
         section.plots.append(

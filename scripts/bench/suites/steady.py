@@ -102,6 +102,9 @@ SHAPES: Final = (
     Shape(1 << 10, 100),
     Shape(1 << 16, 100),
 )
+LARGEST: Final = 1 << 18
+"""Bytes of the frames that all servers echo before anything is measured."""
+
 QUICK_SHAPES: Final = (MAIN, Shape(64, 10, depth=16))
 
 GOALS: Final = (
@@ -113,8 +116,9 @@ GOALS: Final = (
 """Who should be how many times as fast as whom."""
 
 LIMITS: Final = (
-    "On uvloop, what hotfd does per frame is the same Python as on asyncio, while a Protocol's reads and writes are compiled. "
-    "System calls are the same on both sides: one recv and one send per read, none to the poll."
+    "The system calls are the same on both sides: one to receive and one to send per read, and a part of a poll. What hotfd adds "
+    "to them is Python's: to go on with a task and its coroutines, and in them to cut out, take and send a frame. The handler "
+    "of a Protocol is a plain function, and on uvloop what is around it is compiled; its streams have compiled reads and writes too."
 )
 
 TEXT: Final = """\
@@ -123,6 +127,10 @@ Every server echoes frames; each is a process, and runs on one processor while t
 by hand: a buffer, a loop over its frames, one `transport.write` for what came together; `threads` has a thread with blocking
 calls for each connection. The programs are `scripts/bench/servers/echo_*.py`. Frames per second say what a client gets; where
 the client is the slower one (64 KiB), the server's processor time per frame says more. Ratios are of the same round.
+
+Before anything is measured, every server has echoed some frames of 256 KiB. asyncio's transports ask for 256 KiB with every
+read; while glibc maps and unmaps that much for each (`M_MMAP_THRESHOLD` of mallopt(3)), which it does until a block of that
+size has been freed once, a read costs them several times as much. So they are measured at their best.
 """
 
 Measure = Callable[[], Mapping[str, tuple[float, str]]]
@@ -144,6 +152,8 @@ def run(settings: Settings) -> Section:
             for framing in dict.fromkeys(shape.framing for shape in shapes)
             for kind in KINDS
         }
+        for (_, framing), server in servers.items():  # a server that has run for a while, and no fresh one: see TEXT
+            echo(server, Shape(LARGEST, 2, framing=framing), QUICK_SECONDS)
         results: dict[Shape, Results] = {}
         for shape in shapes:
             settings.say(str(shape))

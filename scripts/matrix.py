@@ -1,12 +1,13 @@
 """Run a chosen set of tests on every Python that hotfd supports, on both event loops, as it is and with every check on.
 
-    make matrix                                     all of it: half an hour
+    make matrix                                     all of it: an hour, or more
     make matrix ARGS="--python 3.13 --loop uvloop"  some of it
     make matrix ARGS="-- -k rooms"                  options of pytest behind --
 
 The checks are Python's development mode (-X dev), asyncio's debug mode, and warnings as errors (-W error). All is set by
 the environment, so that the servers which the tests start, and their successors, run in the same way. An interpreter
-that is not on this machine is reported as skipped. The status is 1 when a test has failed.
+that is not on this machine is reported as skipped. When all of it was run, the table is written into docs/proof.md.
+The status is 1 when a test has failed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "matrix"
+DOCUMENT = ROOT / "docs" / "proof.md"
+BEGIN, END = "<!-- begin: written by make matrix -->", "<!-- end: written by make matrix -->"
 
 PYTHONS = ("3.11", "3.12", "3.13")
 LOOPS = ("asyncio", "uvloop")
@@ -182,6 +185,19 @@ def read(results: Path, log: Path, cell: Cell) -> Cell:
     )  # fmt: skip
 
 
+def table(cells: list[Cell]) -> str:
+    """Return all cells as a table in Markdown."""
+    head = "| Python | loop | mode | passed | failed | skipped | seconds | outcome |\n|---|---|---|---|---|---|---|---|"
+    return "\n".join([head, *(cell.row() for cell in cells)])
+
+
+def write(found: str) -> None:
+    """Put a table into the documentation, in the place of the one before."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{found}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def main() -> int:
     """Run all cells that were asked for, one after another, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -202,8 +218,10 @@ def main() -> int:
             for mode in arguments.mode or MODES:
                 cells.append(run(interpreter, loop, mode, arguments.options))
                 print(cells[-1].row(), file=sys.stderr, flush=True)
-    print("| Python | loop | mode | passed | failed | skipped | seconds | outcome |\n|---|---|---|---|---|---|---|---|")
-    print("\n".join(cell.row() for cell in cells))
+    found = table(cells)
+    print(found)
+    if not (arguments.python or arguments.loop or arguments.mode or arguments.options):
+        write(found)
     return int(any(cell.outcome != "passed" and not cell.outcome.startswith("skipped") for cell in cells))
 
 

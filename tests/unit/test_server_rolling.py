@@ -35,7 +35,7 @@ class Clock:
         """Make offers for so many seconds, and let others work for so many more; return how many the next turn makes."""
         self.pace.begin()
         for _ in range(offers):
-            self.pace.made(BATCH, 0)
+            self.pace.made(BATCH, full=False)
         self.now += own
         asyncio.get_running_loop().call_soon(lambda: setattr(self, "now", self.now + others))
         await self.pace.turn()

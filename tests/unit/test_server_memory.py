@@ -151,7 +151,7 @@ def test_an_idle_connection_takes_less_than_one_of_asyncios_streams() -> None:
             await asyncio.wait(tasks)
         return each
 
-    one, other = asyncio.run(ours()), asyncio.run(theirs())
+    one, other = asyncio.run(ours(), debug=False), asyncio.run(theirs(), debug=False)
     assert one < 0.9 * other, f"{one:.0f} bytes for each connection, and {other:.0f} with streams"
 
 
@@ -173,7 +173,7 @@ def test_a_connection_that_was_handed_over_takes_no_more_than_a_fresh_one() -> N
             await old.stop()
         return fresh, resumed
 
-    fresh, resumed = asyncio.run(main())
+    fresh, resumed = asyncio.run(main(), debug=False)  # with it, what is made remembers where that was
     assert fresh["Connection"] > 0
     assert fresh["coroutine"] > 0
     assert fresh.total() > 1000

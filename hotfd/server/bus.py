@@ -353,7 +353,7 @@ class ConnectionBus:
             ValueError: the topic is none, or the value is too large.
         """
         connection = self._connection
-        if not connection._clear or connection._stream.fenced:
+        if not connection._clear:
             await connection._may_write()
         await self._bus.publish(topic, value)
 

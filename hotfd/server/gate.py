@@ -186,26 +186,36 @@ class Gate:
         Args:
             size: connections together; and sessions that are asked, at most.
         """
-        chosen = self.batch(size)
+        chosen = dict.fromkeys(self.batch(size))  # one that has joined and left a session since may be pending twice
         room = size - sum(len(session.connections) for session in chosen)
         for _ in range(min(len(self.pending), size)):
             if room <= 0:
                 break
             session = self._now(self.pending.popleft())
-            if not self._ask(session):
+            if session in chosen or not self._ask(session):
                 continue
             count = len(session.connections)
             if count > room and chosen:
                 self._ready[session] = None  # first in the next batch
                 break
             self._backoff.pop(session, None)
-            chosen.append(session)
+            chosen[session] = None
             room -= count
-        return chosen
+        return list(chosen)
 
     def postpone(self, sessions: list[Session]) -> None:
         """Let sessions go on that were taken and are not offered; they are the next to be asked."""
         self.pending.extendleft([self.reopen(session) for session in reversed(sessions)])
+
+    def spare(self) -> None:
+        """Let go on who was asked, is not taken, and need not start again for that; they are the next to be asked."""
+        asked = [session for session in (*self._ready, *self._waiting) if not session.disturbed]
+        for session in asked:
+            if session in self._waiting:
+                self._answered(session)
+            else:
+                del self._ready[session]
+        self.postpone(asked)
 
     def take_all_ready(self) -> list[Session] | None:
         """Take all sessions, if every one of them still stands at its boundary; else None."""

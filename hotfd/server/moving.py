@@ -40,9 +40,10 @@ from hotfd.wire.records import SessionRecord
 from hotfd.wire.sender import OPEN, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from hotfd.config.snapshots import Snapshot
+    from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
     from hotfd.server.session import Session
     from hotfd.transfer.channel import Channel
@@ -84,6 +85,11 @@ class Item:
 
     def __post_init__(self) -> None:
         self.written_down = self._what_changes()
+
+    @property
+    def connections(self) -> Sequence[Connection[Any]]:
+        """Its connections."""
+        return self.session.connections if self.session is not None else ()
 
     def _what_changes(self) -> list[Any]:
         session = self.session
@@ -188,7 +194,8 @@ class Moving:
     @property
     def burdened(self) -> bool:
         """Whether a large offer is on its way: what is offered before it has arrived waits for all of it."""
-        return self._large in self._items
+        item = self._items.get(self._large) if self._large is not None else None
+        return item is not None and not item.accepted
 
     @property
     def answer_by(self) -> float | None:
@@ -224,21 +231,23 @@ class Moving:
 
     # -- offering ------------------------------------------------------------------------------------
 
-    def offer(self, sessions: list[Session], process: bytes | None = None) -> list[Session]:
+    def offer(self, sessions: list[Session], process: bytes | None = None) -> int:
         """Fence sessions at their boundary, write them down, and offer them.
 
         A session whose state cannot travel goes on here and is counted as kept.
 
         Returns:
-            those that are left for another offer, since this one is large enough without them; they are not fenced.
+            how many of the last ones are left for another offer, since this one is large enough without them; they go
+            on, and are the next to be asked.
 
         Raises:
             HandoffRefused: no descriptor is left for the offer, or the new process reads nothing; what was
                 offered is still the caller's to take back.
         """
         bundles, left = self._write_down(sessions, process)
+        self.gate.postpone(left)  # before anything can fail: they are in nobody's book
         if not bundles:
-            return left
+            return len(left)
         first = bundles[0][1].record.session
         offer, _ = self._machine.offer(len(bundles))
         now = self._loop.time()
@@ -265,7 +274,7 @@ class Moving:
             ) from error
         except BufferError as error:
             raise HandoffRefused("new-hung", str(error)) from error
-        return left
+        return len(left)
 
     def _announce(self, kinds: set[str]) -> None:
         """Tell the new process of kinds of shared state that came up after it was told which there are."""
@@ -346,7 +355,7 @@ class Moving:
         for item in items:
             item.accepted = True
         if not self._hold_commits:
-            self._on_the_loop(self._unwind_unchanged, items)
+            self._unwind_unchanged(items)
         self._on_change()
 
     def _on_the_loop(self, step: Callable[[list[Item]], None], items: list[Item]) -> None:
@@ -363,14 +372,11 @@ class Moving:
         """Unwind what was accepted and is still as it was written down; take the rest back, and offer it anew."""
         unchanged = []
         for item in items:
-            if item.wire_id not in self._items:
-                continue  # taken back meanwhile
             if item.outdated:
                 self._revoke([item], then_want=True)
             else:
-                self._unwind(item)
                 unchanged.append(item)
-        self._settle(unchanged)
+        self._unwind(unchanged)
 
     @property
     def all_accepted(self) -> bool:
@@ -382,23 +388,27 @@ class Moving:
         items = list(self._items.values())
         if any(item.outdated for item in items):
             return False
-        self._on_the_loop(self._unwind_each, items)
+        self._unwind(items)
         return True
 
-    def _unwind_each(self, items: list[Item]) -> None:
+    def _unwind(self, items: list[Item]) -> None:
+        """Have the handlers of accepted sessions end.
+
+        All connections are given up before the first handler unwinds: whatever that one does to others, they have moved.
+        """
+        for item in items:
+            item.unwinding = 1  # until it is settled
+            for connection in item.connections:
+                connection._give_up()
+        self._on_the_loop(self._unwind_now, items)
+
+    def _unwind_now(self, items: list[Item]) -> None:
+        """Unwind the handlers of what was given up, and is not taken back since. Most have ended when this returns."""
         live = [item for item in items if item.wire_id in self._items]
         for item in live:
-            self._unwind(item)
+            for connection in item.connections:
+                connection._unwind_now()
         self._settle(live)
-
-    def _unwind(self, item: Item) -> None:
-        """Have the handlers of an accepted session end. Most have ended when this returns."""
-        connections = item.session.connections if item.session is not None else []
-        item.unwinding = 1  # until it is settled
-        for connection in connections:
-            connection._give_up()
-        for connection in connections:
-            connection._unwind_now()
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
         """Do what the event loop calls, which nobody is above."""
@@ -412,7 +422,7 @@ class Moving:
         ended, by = [], self._loop.time() + UNWIND_LIMIT
         for item in items:
             item.unwinding = 0
-            for connection in item.session.connections if item.session is not None else ():
+            for connection in item.connections:
                 task = connection._task
                 if task is not None and not task.done():
                     item.unwinding += 1

@@ -86,6 +86,7 @@ class Journal:
         self._phases: dict[str, float] = {}
         self._named = 0
         self._tell_at = self._began
+        self._told = -1
 
     def started(self) -> None:
         """The handoff begins."""
@@ -106,11 +107,17 @@ class Journal:
         self._emit({"event": "phase", "phase": self.phase, "new_pid": new_pid})
         log.event(logging.INFO, "handoff-phase", id=self.id, phase=self.phase, new_pid=new_pid)
 
-    def progress(self, moved: int, total: int) -> None:
-        """Tell how many sessions have moved; the last word is told at once, the others now and then."""
+    def progress(self, moved: int, total: int, *, last: bool) -> None:
+        """Tell how many sessions have moved, if that is news; the last word is told at once, the others now and then.
+
+        Args:
+            moved: how many have moved.
+            total: of how many.
+            last: whether none is on its way.
+        """
         now = monotonic()
-        if now >= self._tell_at or moved >= total:
-            self._tell_at = now + PROGRESS_INTERVAL
+        if moved != self._told and (last or now >= self._tell_at):
+            self._told, self._tell_at = moved, now + PROGRESS_INTERVAL
             self._emit({"event": "progress", "moved": moved, "total": total})
 
     def session(self, id: str, fate: str, code: str, detail: str) -> None:

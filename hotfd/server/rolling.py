@@ -99,9 +99,10 @@ async def move_rolling(cutover: Driver, moving: Moving) -> None:
             _offer_some(moving, pace)
             await pace.turn()  # the other clients'
             cutover.raise_failure()
-        cutover.journal.progress(moving.tally.sessions["moved"], total)
+        idle = not gate.pending and not moving.outstanding
+        cutover.journal.progress(moving.tally.sessions["moved"], total, last=idle)
         _check_not_all_refused(moving)
-        if not gate.pending and not moving.outstanding:
+        if idle:
             if not gate.waiting:
                 return
             cutover.collector.end()  # only those are left that have not come to a boundary yet
@@ -165,8 +166,9 @@ def _offer_some(moving: Moving, pace: _Pace) -> None:
     for _ in range(LOOKS * pace.offers):
         if batch := gate.fill(pace.size):
             left = moving.offer(batch)
-            gate.postpone(left)
-            pace.made(len(batch) - len(left), full=moving.burdened)
+            pace.made(len(batch) - left, full=moving.burdened)
+            if moving.burdened:
+                gate.spare()  # or they would wait for all of it
         if pace.done or not (gate.pending or gate.has_ready) or moving.outstanding >= pace.limit or moving.burdened:
             return
 

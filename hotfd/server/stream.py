@@ -26,7 +26,7 @@ import logging
 import socket
 import struct
 import termios
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -47,8 +47,11 @@ LARGE_READ_SIZE: Final = 31 << 12
 """The same once such a read was full and held no whole frame: frames of that size come with fewer reads. More than 128 KiB
 is mapped by glibc for each read, and unmapped after it (mallopt(3), M_MMAP_THRESHOLD), which costs more than it saves."""
 
+LARGE_SPANS: Final = 2 * 3
+"""Numbers in ``spans`` above which frames are not that large (any more): for the sake of that bound, it is ``READ_SIZE`` again."""
+
 JOIN_LIMIT: Final = 1 << 14
-"""Bytes that wait for more below which what comes is joined to them by a copy, so that frames are cut out of ``bytes``, which
+"""Bytes of half a frame below which what comes is joined to them by a copy, so that frames are cut out of ``bytes``, which
 is fastest. To copy so many costs less than the read that brought the rest."""
 
 READ_HIGH_WATER: Final = 1 << 18
@@ -172,7 +175,7 @@ class Stream:
         self._buffer: bytes | bytearray = undelivered
         self._head = 0  # the first byte that is not delivered
         self._read_size = READ_SIZE
-        self.spans: Sequence[int] = ()  # payload start, payload end, frame end; three per frame at hand
+        self.spans: list[int] | tuple[()] = ()  # payload start, payload end, frame end; three per frame at hand
         self._next = 0  # the first span that is not delivered
         self._unsent = bytearray(unsent) if unsent else None
         self._reading = self._writing = self._fenced = self._telling = False
@@ -234,6 +237,8 @@ class Stream:
                 self._head = head
                 return frame
             self._next = 0
+            if at > LARGE_SPANS:
+                self._read_size = READ_SIZE
         self.spans = ()
         if head == len(buffer):
             self._buffer = b""
@@ -273,8 +278,10 @@ class Stream:
             if len(self._buffer) - self._head > READ_HIGH_WATER:
                 self._update_reading()
             self._telling = True
-            self._owner._on_input()
-            self._telling = False
+            try:
+                self._owner._on_input()
+            finally:
+                self._telling = False
             if self.corked:  # by a handler that waits for something else than frames
                 self.flush()
         elif len(data) == READ_SIZE:
@@ -283,8 +290,9 @@ class Stream:
     def _join(self, data: bytes) -> None:
         """Put what has come behind what is not delivered."""
         buffer = self._buffer
-        if len(buffer) - self._head < JOIN_LIMIT:
-            self._rebase(bytes(memoryview(buffer)[self._head :]) + data)
+        if not self.spans and len(buffer) - self._head < JOIN_LIMIT:
+            self._buffer = bytes(memoryview(buffer)[self._head :]) + data
+            self._head = 0
         elif isinstance(buffer, bytes):
             joined = bytearray(memoryview(buffer)[self._head :])
             joined += data
@@ -295,7 +303,7 @@ class Stream:
                 self._rebase(buffer)
             buffer += data
 
-    def _rebase(self, buffer: bytes | bytearray) -> None:
+    def _rebase(self, buffer: bytearray) -> None:
         """Replace the buffer by one that begins at ``_head``."""
         if self._head:
             self.spans = [offset - self._head for offset in self.spans[self._next :]]
@@ -316,8 +324,10 @@ class Stream:
             self._fail_framing(FramingError(f"the framing {self._framing.name} raised {type(error).__name__}"))
             return
         if found and spans:
-            self.spans = [*spans[self._next :], *found]
-            self._next = 0
+            if 2 * self._next >= len(spans):  # less often, or each read would cost as much as there are frames at hand
+                spans = self.spans = spans[self._next :]
+                self._next = 0
+            spans += found
         elif found:
             self.spans = found
 
@@ -387,10 +397,10 @@ class Stream:
             self.flush()
             return self.congested
         if self._fenced:
-            self._unsent = bytearray(data)
+            self._unsent = bytearray() + data  # and not bytearray(data): of a number that makes as many zeros
             return self.congested
         if self.spans:
-            self._unsent = bytearray(data)
+            self._unsent = bytearray() + data
             self.corked = True
             if not self._telling:  # else _on_readable sends it, if the handler has not come to its boundary before
                 self.loop.call_soon(self.flush)

@@ -78,8 +78,8 @@ class Waiter:
     def wake_now(self) -> None:
         """End the wait; the task goes on before this returns.
 
-        Only for a function that the loop itself has called, and as the last thing that it does: no task may be running,
-        and the one that goes on may do anything to what its caller works on.
+        Only for a function that the loop itself has called: no task may be running, and the one that goes on may do
+        anything to what its caller works on.
         """
         resume, context = self._resume, self._context
         if not self.armed or resume is None or context is None:

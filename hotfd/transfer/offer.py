@@ -35,10 +35,14 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes of states and buffers: what can be large of its records."""
+        """Bytes of states, buffers and what waits in queues: what can be large of its records."""
         size = len(self.record.state) if self.record.state is not None else 0
         for each in self.connections:
             size += len(each.state) + len(each.undelivered) + len(each.unsent)
+            if each.merged is not None:
+                size += len(each.merged)
+            for subscription in each.subscriptions:
+                size += sum(map(len, subscription.values))
         return size
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hotfd import _core
-from hotfd.errors import HandedOff
+from hotfd.errors import ConnectionMoved, HandedOff, HandoffRefused
 from hotfd.framing import Framing
 from hotfd.server import moving as module
 from hotfd.server import rolling
@@ -714,6 +715,38 @@ async def test_each_endless_finally_has_its_own_time(monkeypatch: pytest.MonkeyP
         assert made.moving._unwind_timer is None
 
 
+@pytest.mark.parametrize("hold", [False, True])
+@on_each_loop
+async def test_what_moves_at_once_has_moved_for_the_first_handler_that_unwinds(hold: bool) -> None:
+    told: list[str] = []
+
+    async def talk(conn: Connection[Any]) -> None:
+        try:
+            await echo(conn)
+        finally:
+            for session in made.sessions:
+                for other in session.connections:
+                    if other is not conn:
+                        with pytest.raises(ConnectionMoved):
+                            other.call_later(60.0, print, name="lost")
+                        told.append(conn.id)
+
+    async with rig(talk, hold=hold) as made:
+        for _ in range(3):
+            await made.client()
+        ids = await made.offered()
+        made.say(m.Accept(ids))
+        if hold:
+            await until(lambda: made.moving.all_accepted)
+            connections = [session.connections[0] for session in made.sessions]
+            assert made.moving.unwind_all()
+            assert all(connection.handed_off for connection in connections), "at the moment in which all were unchanged"
+            await until(lambda: made.moving.all_unwound)
+            made.moving.commit_all()
+        await until(lambda: made.moving.committed == 3)
+        assert len(told) == 6
+
+
 # ---------------------------------------------------------------- large states
 
 
@@ -746,12 +779,10 @@ async def hoards(made: Rig, count: int) -> list[Client]:
 async def test_sessions_behind_a_large_one_go_on_until_it_has_arrived() -> None:
     async with rig(hoard, state=Hoard) as made:
         clients, first = await hoards(made, 3), made.sessions[0]
-        left = made.moving.offer(made.moving.gate.batch(module.BATCH))
-        assert left == made.sessions[1:]
+        assert made.moving.offer(made.moving.gate.batch(module.BATCH)) == 2
         assert first.fenced
         assert made.moving.burdened
-        made.moving.gate.postpone(left)
-        assert list(made.moving.gate.pending) == left, "they are the next, in their order"
+        assert list(made.moving.gate.pending) == made.sessions[1:], "they are the next, in their order"
         for client in clients[1:]:
             client.say(b"y\n")
             await client.hears(b"y\n")
@@ -765,7 +796,7 @@ async def test_sessions_behind_a_large_one_go_on_until_it_has_arrived() -> None:
 async def test_a_large_offer_that_is_taken_back_does_not_hold_up_the_next() -> None:
     async with rig(hoard, state=Hoard) as made:
         await hoards(made, 2)
-        made.moving.gate.postpone(made.moving.offer(made.moving.gate.batch(module.BATCH)))
+        made.moving.offer(made.moving.gate.batch(module.BATCH))
         task = made.moving.revoke_all()
         assert task is not None
         assert not made.moving.burdened
@@ -773,10 +804,89 @@ async def test_a_large_offer_that_is_taken_back_does_not_hold_up_the_next() -> N
 
 
 @on_each_loop
+async def test_sessions_behind_a_large_one_go_on_when_its_offer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with rig(hoard, state=Hoard) as made:
+        clients = await hoards(made, 3)
+        with monkeypatch.context() as patch, pytest.raises(HandoffRefused, match="LimitNOFILE"):
+            patch.setattr(module, "pack", full)
+            made.moving.offer(made.moving.gate.batch(module.BATCH))
+        made.moving.gate.reopen_all()
+        task = made.moving.revoke_all()
+        assert task is not None
+        await task
+        for client in clients:
+            client.say(b"y\n")
+            await client.hears(b"y\n")
+
+
+@on_each_loop
+async def test_a_large_session_that_has_arrived_holds_up_nobody_while_its_handler_unwinds() -> None:
+    release = asyncio.Event()
+
+    async def talk(conn: Connection[Hoard]) -> None:
+        try:
+            await hoard(conn)
+        finally:
+            await release.wait()
+
+    async with rig(talk, state=Hoard) as made:
+        await hoards(made, 2)
+        made.moving.offer(made.moving.gate.batch(module.BATCH))
+        assert made.moving.burdened
+        made.say(m.Accept([0]))
+        await until(lambda: not made.moving.burdened)
+        assert made.moving.outstanding == 1
+        release.set()
+        await until(lambda: made.moving.committed == 1)
+
+
+@on_each_loop
+async def test_who_was_asked_beside_a_large_session_goes_on_until_it_has_arrived() -> None:
+    release = asyncio.Event()
+
+    async def talk(conn: Connection[Hoard]) -> None:
+        async for line in conn:
+            conn.state.kept = bytes(module.OFFER_BYTES)
+            if line == b"work":
+                await release.wait()
+            await conn.send(line)
+
+    async def helped(conn: Connection[Hoard]) -> None:
+        conn.spawn(asyncio.Event().wait())
+        await talk(conn)
+
+    async with rig(talk, state=Hoard) as made:
+        clients = [await made.client() for _ in range(2)]
+        made.engine.handler = helped
+        clients.append(await made.client())
+        for client, word in zip(clients, (b"work\n", b"rest\n", b"rest\n"), strict=True):
+            client.say(word)
+        for client in clients[1:]:
+            await client.hears(b"rest\n")
+        await until(lambda: [session.obstacle() is None for session in made.sessions] == [False, True, True])
+        works, rests, waits = made.sessions
+        gate = made.moving.gate
+        gate.pending.extend([works, waits, rests])
+        rolling._offer_some(made.moving, rolling._Pace(lambda: 0.0))
+        assert rests.fenced
+        assert made.moving.burdened
+        assert waits.gated, "its helper was stopped: to go on, its handler would have to start again"
+        assert list(gate.pending) == [works]
+        release.set()
+        await clients[0].hears(b"work\n")
+        clients[0].say(b"y\n")
+        await clients[0].hears(b"y\n")
+        gate.reopen_all()
+
+
+@on_each_loop
 async def test_a_large_session_by_itself_is_waited_for_too() -> None:
     async with rig(hoard, state=Hoard) as made:
         await hoards(made, 1)
-        assert made.moving.offer(made.moving.gate.batch(1)) == []
+        assert made.moving.offer(made.moving.gate.batch(1)) == 0
         assert made.moving.burdened
 
 
@@ -784,7 +894,7 @@ async def test_a_large_session_by_itself_is_waited_for_too() -> None:
 async def test_what_moves_together_is_one_offer_however_large() -> None:
     async with rig(hoard, state=Hoard, hold=True) as made:
         await hoards(made, 3)
-        assert made.moving.offer(made.moving.gate.batch(module.BATCH)) == []
+        assert made.moving.offer(made.moving.gate.batch(module.BATCH)) == 0
         assert made.moving.outstanding == 3
         assert not made.moving.burdened
 

@@ -11,7 +11,7 @@ from hotfd.server import outcome
 from hotfd.server.moving import BATCH
 from hotfd.server.outcome import PROGRESS_INTERVAL, Journal
 from hotfd.server.rolling import LONG_TURN, PIPELINE, _Pace
-from tests.unit.server_rig import joined, rig, room_of
+from tests.unit.server_rig import joined, rig, room_of, until
 from tests.unit.wire_support import nothing_stays_open, on_each_loop
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ def test_the_first_word_and_the_last_are_told_and_few_between(monkeypatch: pytes
     monkeypatch.setattr(outcome, "monotonic", lambda: now)
     journal = Journal(lambda event: told.append(event["moved"]), 1)
     for moved in range(100):
-        journal.progress(moved, 101)
+        journal.progress(moved, 101, last=False)
         now += PROGRESS_INTERVAL / 10
-    journal.progress(101, 101)
+    for _ in range(2):
+        journal.progress(100, 101, last=True)
     assert told[0] == 0
-    assert told[-1] == 101
+    assert told[-2:] != [100, 100], "it was told"
+    assert told[-1] == 100, "the last word, though one has stayed"
     assert len(told) in {11, 12}, "rounding decides"
 
 
@@ -143,3 +145,24 @@ async def test_a_room_that_does_not_fit_any_more_is_the_first_of_the_next_batch(
         assert gate.fill(2) == [alone]
         assert gate.fill(2) == [room], "larger than a batch, and so alone"
         gate.reopen_each([alone, room])
+
+
+@pytest.mark.usefixtures("nothing_stays_open")
+@on_each_loop
+async def test_a_session_that_was_in_a_room_meanwhile_is_taken_once() -> None:
+    async def visitor(conn: Connection[Any]) -> None:
+        async for line in conn:
+            await conn.join("a")
+            await conn.leave()
+            await conn.send(line)
+
+    async with rig(visitor) as made:
+        client = await made.client()
+        gate = made.moving.gate
+        gate.pending.extend(made.sessions)
+        client.say(b"x\n")
+        await client.hears(b"x\n")
+        await until(lambda: made.session.obstacle() is None)
+        assert gate.fill(10) == made.sessions
+        assert not gate.pending
+        gate.reopen_each(made.sessions)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hotfd.errors import ConnectionClosed, FrameTooLarge
 from hotfd.framing import Fixed, Framing, LengthPrefix, Lines
 from hotfd.server import stream as module
-from hotfd.server.stream import READ_SIZE, Life, Stream
+from hotfd.server.stream import LARGE_READ_SIZE, READ_SIZE, Life, Stream
 from tests.unit.wire_support import LIMIT, Happening, is_open, nothing_stays_open, on_each_loop, tcp_pair, turns
 
 __all__ = ["nothing_stays_open"]
@@ -296,6 +296,20 @@ async def test_who_sends_large_frames_is_read_from_in_larger_pieces() -> None:
     assert made.sock.reads == [READ_SIZE, 1, READ_SIZE + 1]
 
 
+async def test_who_sends_many_small_frames_ahead_after_large_ones_is_read_from_in_small_pieces_again() -> None:
+    with rig("unix", LengthPrefix(32)) as made:
+        made.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * READ_SIZE)
+        made.send(made.framing.encode(bytes(2 * READ_SIZE)))
+        made.stream.start()
+        await made.frames(1)
+        small = made.framing.encode(b"x" * 12)
+        count = 3 * LARGE_READ_SIZE // len(small)
+        made.send(small * count)
+        before = len(made.sock.reads)
+        await made.frames(count)
+    assert [size > READ_SIZE for size in made.sock.reads[before:]].count(True) <= 1
+
+
 @on_each_loop
 async def test_of_frames_that_are_delivered_nothing_is_kept_although_there_is_always_one_at_hand() -> None:
     with rig() as made:
@@ -307,6 +321,25 @@ async def test_of_frames_that_are_delivered_nothing_is_kept_although_there_is_al
             made.stream.take()
             assert len(made.stream.spans) <= 2 * 3
         assert made.stream.take() == b"99"
+
+
+@pytest.mark.parametrize("takes", [True, False], ids=["slow", "busy"])
+async def test_frames_at_hand_are_not_copied_for_each_that_comes(takes: bool) -> None:
+    with rig("unix") as made:
+        made.stream.start()
+        made.send(b"\n" * 300)
+        await made.until(lambda: made.stream.frame_at_hand)
+        copies, taken = 0, 0
+        for number in range(300):
+            before, size = made.stream.spans, len(made.stream.undelivered)
+            if takes:
+                taken += len(made.stream.take()) + 1
+            made.send(b"%d\n" % number)
+            await made.until(lambda size=size: len(made.stream.undelivered) > size)  # type: ignore[misc]
+            copies += made.stream.spans is not before
+        assert copies <= 3
+        empty = [b""] * (300 - taken)
+        assert await made.frames(600 - taken) == empty + [b"%d" % number for number in range(300)]
 
 
 @on_each_loop
@@ -326,6 +359,44 @@ async def test_something_can_be_done_before_a_byte_is_read() -> None:
 def answer_all(made: Rig) -> None:
     while made.stream.frame_at_hand:
         made.stream.write(made.stream.take() + b"!\n")
+
+
+@pytest.mark.parametrize("when", ["frames are at hand", "fenced"])
+@on_each_loop
+async def test_what_is_no_bytes_is_an_error_and_nothing_of_it_is_sent(when: str) -> None:
+    with rig() as made:
+        made.stream.start()
+        made.send(b"one\ntwo\n")
+        await made.until(lambda: made.stream.frame_at_hand)
+        if when == "fenced":
+            made.stream.fence()
+        for wrong in (3, [1, 2], "text", None):
+            with pytest.raises(TypeError):
+                made.stream.write(wrong)  # type: ignore[arg-type]
+        made.stream.unfence()
+        made.stream.write(b"right")
+        await made.frames(2)
+        assert await made.received(5) == b"right"
+
+
+@on_each_loop
+async def test_replies_are_sent_in_their_turn_also_after_the_owner_has_failed_to_take_a_frame() -> None:
+    def fail() -> None:
+        raise LookupError("on purpose")
+
+    with rig() as made:
+        told: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+        made.on_input = fail
+        made.stream.start()
+        made.send(b"one\ntwo\n")
+        async with asyncio.timeout(LIMIT):
+            while not told:
+                await asyncio.sleep(0)
+        made.stream.write(b"answer\n")
+        await turns()
+        assert made.sock.sends == [7]
+        assert [type(error) for error in told] == [LookupError]
 
 
 @on_each_kind

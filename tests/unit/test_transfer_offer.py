@@ -341,3 +341,11 @@ def test_an_offer_can_be_dropped_alone() -> None:
         arrived = assembler.add(two[1].message, two[1].descriptors)
         assert arrived is not None
         drop(arrived)
+
+
+def test_all_that_can_be_large_counts_towards_the_size_of_an_offer() -> None:
+    assert Bundle(records.SessionRecord(1, "s1", 0), [], []).size == 0
+    record = records.ConnectionRecord(1, 1, "c1", "127.0.0.1:1", socket.AF_UNIX, "", bytes(1), bytes(20), bytes(300))
+    record.merged = bytes(4000)
+    record.subscriptions = [records.SubscriptionRecord("news", 0, [bytes(10_000), bytes(40_000)])]
+    assert Bundle(records.SessionRecord(1, "s1", 1, state=bytes(600_000)), [record], [-1]).size == 654_321

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from hotfd.framing import Framing, Resp
 from hotfd.framing.resp import command
@@ -254,14 +254,10 @@ def _redis_py() -> Parse:
     from redis._parsers.socket import SocketBuffer
     from redis.exceptions import ConnectionError as Ended
 
-    make_parser, make_buffer = cast(
-        "tuple[Any, Any]", (_RESP2Parser, SocketBuffer)
-    )  # private, and typed for sockets alone
-
     def parse(reads: Sequence[bytes]) -> list[Any]:
         found: list[Any] = []
-        parser: Any = make_parser(socket_read_size=1 << 16)
-        parser._buffer = make_buffer(_Reads(reads), 1 << 16, None)
+        parser = _RESP2Parser(socket_read_size=1 << 16)
+        parser._buffer = SocketBuffer(_Reads(reads), 1 << 16, None)
         try:
             while True:
                 found.append(parser.read_response(disable_decoding=True))

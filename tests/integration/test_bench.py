@@ -90,9 +90,13 @@ def test_what_makes_no_sense_is_wrong_usage(options):
 
 def test_an_interrupted_measurement_ends_everything_that_it_has_started():
     command = [*HOTFD, "bench", "--connections", "5"]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    ) as running:
+    # What a shell starts in the background ignores SIGINT, and so do its children: as these tests may have been.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with running:
         running.stderr.readline()  # the first round has begun
         running.send_signal(signal.SIGINT)
         assert running.wait(PATIENCE) == 130

@@ -135,6 +135,7 @@ def test_only_caches_that_grow_with_the_connections_are_counted() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="/proc/slabinfo can be read by root alone")
+@pytest.mark.alone  # other programs' sockets are in the same caches
 def test_sockets_are_seen_in_the_kernels_caches() -> None:
     before = kernel.slabs()
     with ExitStack() as stack:

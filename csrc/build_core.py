@@ -3,7 +3,8 @@
 
 The declarations repeat ``hotfd.h``. Constants and structs end in ``...``: the C compiler fills them in, and
 a difference between the two files is a compile error, not a crash. A ``struct hotfd_look`` is a ``void *`` here:
-Python reads it as the plain numbers that it begins with, which cffi unpacks at once.
+Python reads it as the plain numbers that it begins with, which cffi unpacks at once; so it is with arrays of
+``struct hotfd_change`` and ``struct hotfd_ready``.
 """
 
 import os
@@ -96,9 +97,23 @@ int hotfd_look(const struct hotfd_framing *framing, struct hotfd_scan *scan, con
                size_t len, void *look);
 int hotfd_whole(const struct hotfd_framing *framing, const uint8_t *buf, size_t start, size_t len);
 int hotfd_resp_words(const uint8_t *buf, size_t len, void *words, size_t max);
+
+struct hotfd_slot { int32_t reads; ...; };
+#define HOTFD_POLL_DROP ...
+#define HOTFD_POLL_TELL ...
+#define HOTFD_POLL_READ ...
+#define HOTFD_POLL_MAX ...
+#define HOTFD_POLL_UNREAD ...
+struct hotfd_change { uint32_t slot; int32_t fd; int32_t how; };
+struct hotfd_ready { uint32_t slot; int32_t size; int32_t payload; int32_t payload_end; };
+int hotfd_poll_add(int poll, struct hotfd_slot *slots, uint32_t number, int fd, int reads);
+int hotfd_poll_drop(int poll, struct hotfd_slot *slots, uint32_t number, int fd);
+void hotfd_poll_change(int poll, struct hotfd_slot *slots, const void *changes, size_t count, int32_t *codes);
+int hotfd_poll(int poll, const struct hotfd_slot *slots, const struct hotfd_framing *framing, size_t each, void *buf,
+               size_t size, void *ready);
 """
 
-SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/watch.c", "csrc/scan.c", "csrc/scan_resp.c"]
+SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/watch.c", "csrc/scan.c", "csrc/scan_resp.c", "csrc/poll.c"]
 
 ffibuilder = FFI()
 ffibuilder.cdef(CDEF)

@@ -1,5 +1,6 @@
 /*
- * The C core of hotfd: descriptors in messages, sealed memory, socket facts, directories, and frame scanners.
+ * The C core of hotfd: descriptors in messages, sealed memory, socket facts, directories, frame scanners, and
+ * reading from many sockets at once.
  *
  * What holds for every function here:
  *
@@ -295,5 +296,70 @@ int hotfd_whole(const struct hotfd_framing *framing, const uint8_t *buf, size_t 
  * the `len` bytes are not exactly one such array; -E2BIG: it has more words than `max`.
  */
 int hotfd_resp_words(const uint8_t *buf, size_t len, uint64_t *words, size_t max);
+
+/* ------------------------------------------------------------------ poll.c: many sockets, read at once ----
+ */
+
+/*
+ * The caller owns an epoll descriptor, and a table of `struct hotfd_slot`, zeroed at first: a slot for each
+ * socket that is polled. He makes the table larger when he likes, by copying it.
+ *
+ * The kernel keeps a registration with the open file and not with the descriptor (epoll(7), Q6): a socket has
+ * to be dropped before its descriptor is closed, or it is heard of for as long as a copy of it is open
+ * anywhere. So that even then nothing is read from whatever socket has the slot by now, a slot counts how
+ * often it was dropped, and the kernel keeps that count with the registration.
+ */
+struct hotfd_slot {
+    int32_t fd;          /* of the socket that is polled */
+    uint32_t generation; /* how many sockets have had the slot before */
+    int32_t reads; /* 1: hotfd_poll reads from it; 0: it only says that there is something. May be changed */
+};
+
+/* Poll a socket in a slot that no other one has. A failure of epoll_ctl(2) leaves the slot as it was. */
+int hotfd_poll_add(int poll, struct hotfd_slot *slots, uint32_t number, int fd, int reads);
+
+/*
+ * Poll the socket of a slot no more. Nothing is heard of it from here on, also when epoll_ctl(2) fails: then
+ * `fd` is not what was added.
+ */
+int hotfd_poll_drop(int poll, struct hotfd_slot *slots, uint32_t number, int fd);
+
+enum hotfd_poll_how {
+    HOTFD_POLL_DROP = 0, /* as hotfd_poll_drop */
+    HOTFD_POLL_TELL = 1, /* as hotfd_poll_add, and do not read from it */
+    HOTFD_POLL_READ = 2, /* as hotfd_poll_add, and read from it */
+};
+
+struct hotfd_change {
+    uint32_t slot;
+    int32_t fd;
+    int32_t how; /* enum hotfd_poll_how */
+};
+
+/* Do many of these, in order; `codes` has room for what each of them returns. */
+void hotfd_poll_change(int poll, struct hotfd_slot *slots, const struct hotfd_change *changes, size_t count,
+                       int32_t *codes);
+
+/* Sockets of which one hotfd_poll says something: each of them waits for all others of its call. */
+#define HOTFD_POLL_MAX 128
+
+/* The `size` of a socket that was not read from. */
+#define HOTFD_POLL_UNREAD INT32_MIN
+
+struct hotfd_ready {
+    uint32_t slot;
+    int32_t size;        /* bytes that were read; 0: the peer's end; HOTFD_POLL_UNREAD; or a negated errno */
+    int32_t payload;     /* offset of the payload in what was read if that is exactly one frame, else -1 */
+    int32_t payload_end; /* one behind its last byte */
+};
+
+/*
+ * Say which sockets have something to read, at most HOTFD_POLL_MAX, and read it: up to `each` bytes of each,
+ * one behind the other into `buf`, which has room for `size`; when no room for `each` is left, the others are
+ * not read from. Returns how many there are in `ready`, which has room for HOTFD_POLL_MAX. Never blocks. With
+ * a `framing`, hotfd_whole looks at what was read of each socket.
+ */
+int hotfd_poll(int poll, const struct hotfd_slot *slots, const struct hotfd_framing *framing, size_t each,
+               uint8_t *buf, size_t size, struct hotfd_ready *ready);
 
 #endif

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from typing import TYPE_CHECKING, NamedTuple
 
 from hotfd._core._native import ffi, lib
@@ -480,12 +481,15 @@ class FrameScanner:
 
     It is a bookmark in the current frame and nothing more: a fresh scanner over the same bytes finds the
     same frames.
+
+    Attributes:
+        framing: what frames are.
     """
 
-    __slots__ = ("_alone", "_framing", "_have", "_native", "_need", "_state")
+    __slots__ = ("_alone", "_have", "_native", "_need", "_state", "framing")
 
     def __init__(self, framing: CompiledFraming) -> None:
-        self._framing = framing
+        self.framing = framing
         self._native = framing.native
         self._alone = True  # the last read was one whole frame, as most are: then there is nothing to remember
         self._state = _NOWHERE
@@ -554,7 +558,7 @@ class FrameScanner:
             self._state = ffi.new("struct hotfd_scan *", {"error": code})
             self._have = self._need = 0
         if code == -errno.EMSGSIZE:
-            raise FrameTooLarge(self._framing.max_size)
+            raise FrameTooLarge(self.framing.max_size)
         if code == -errno.EBADMSG:
             raise FramingError("the peer sent bytes that are no frame of this protocol")
         if code == -errno.EINVAL:
@@ -581,3 +585,111 @@ def resp_words(frame: bytes) -> list[bytes] | None:
     ends = _unpack(numbers, 2 * count) if count > 0 else []
     _idle_rooms.append(room)
     return None if count < 0 else [frame[ends[at] : ends[at + 1]] for at in range(0, 2 * count, 2)]
+
+
+# ---------------------------------------------------------------- many sockets, read at once
+
+POLL_MAX = lib.HOTFD_POLL_MAX
+"""Sockets of which one :meth:`SocketPoll.read` says something."""
+
+POLL_UNREAD = lib.HOTFD_POLL_UNREAD
+"""What :meth:`SocketPoll.read` says of a socket that has something, and was not read from."""
+
+POLL_DROP = lib.HOTFD_POLL_DROP
+POLL_TELL = lib.HOTFD_POLL_TELL
+POLL_READ = lib.HOTFD_POLL_READ
+"""What :meth:`SocketPoll.change` does with a socket: drop it, add it to be told, add it to be read."""
+
+POLL_ROOM = 1 << 18
+"""Bytes that one :meth:`SocketPoll.read` can take: all small requests, and of large ones as much as stays in the cache of a
+processor until they are cut out. Whoever finds no room is read from by himself."""
+
+_FIRST_SLOTS = 64
+"""Slots of a new table, which doubles when it is full: as many connections as a small server has."""
+
+_READY_NUMBERS = ffi.sizeof("struct hotfd_ready") // 4
+_poll = lib.hotfd_poll
+
+
+class SocketPoll:
+    """Many sockets, and one call that says which of them have something to read, and reads it.
+
+    It owns an epoll descriptor, close-on-exec, which is readable itself while any of the sockets is. Each socket has a
+    slot, a number that its caller chooses and gives to no other one in between.
+
+    Args:
+        framing: how what is read divides into frames; None to have that not looked at.
+
+    Raises:
+        OSError: EMFILE or ENFILE, no descriptor is left; ENOMEM.
+    """
+
+    __slots__ = ("_epoll", "_fd", "_native", "_ready", "_room", "_slots", "size", "taken")
+
+    def __init__(self, framing: CompiledFraming | None) -> None:
+        self._epoll = select.epoll()
+        self._fd = self._epoll.fileno()
+        self._native = framing.native if framing is not None else _NOWHERE
+        self._slots = ffi.new("struct hotfd_slot[]", _FIRST_SLOTS)
+        self._ready = ffi.new("int32_t[]", _READY_NUMBERS * POLL_MAX)
+        self._room = _new_uncleared("uint8_t[]", POLL_ROOM)  # of which only those pages are there that were used
+        self.size = _FIRST_SLOTS
+        """How many slots there are."""
+        self.taken = ffi.buffer(self._room, POLL_ROOM)
+        """What :meth:`read` has read, of one socket behind that of another, until it is called again; slices are bytes."""
+
+    def fileno(self) -> int:
+        """Return the epoll descriptor, which stays the object's."""
+        return self._fd
+
+    def grow(self) -> None:
+        """Make as many slots again, behind those that there are."""
+        slots = ffi.new("struct hotfd_slot[]", 2 * self.size)
+        ffi.memmove(slots, self._slots, ffi.sizeof("struct hotfd_slot") * self.size)
+        self.size *= 2
+        self._slots = slots
+
+    def add(self, slot: int, fd: int, reads: bool) -> int:
+        """Poll a socket; with ``reads``, read from it. Returns 0, or the errno of epoll_ctl(2): then it is not polled."""
+        return -lib.hotfd_poll_add(self._fd, self._slots, slot, fd, reads)
+
+    def drop(self, slot: int, fd: int) -> None:
+        """Poll a socket no more; before its descriptor is closed, or it is heard of while a copy of it is open."""
+        lib.hotfd_poll_drop(self._fd, self._slots, slot, fd)
+
+    def change(self, changes: list[int]) -> list[int]:
+        """Add and drop many, in one call and in this order.
+
+        Args:
+            changes: three numbers for each: the slot, the descriptor, and one of :data:`POLL_DROP`, :data:`POLL_TELL`
+                and :data:`POLL_READ`.
+
+        Returns:
+            for each 0, or an errno.
+        """
+        count = len(changes) // 3
+        codes = ffi.new("int32_t[]", count)
+        lib.hotfd_poll_change(self._fd, self._slots, ffi.new("int32_t[]", changes), count, codes)
+        return [-code for code in ffi.unpack(codes, count)]
+
+    def set_reads(self, slot: int, reads: bool) -> None:
+        """Read from a socket that is polled, or only say that it has something."""
+        self._slots[slot].reads = reads
+
+    def read(self, each: int) -> list[int]:
+        """Read from the sockets that have something, at most ``each`` bytes of each, into :attr:`taken`; never blocks.
+
+        Returns:
+            four numbers for each of at most :data:`POLL_MAX` sockets: its slot; how many bytes were read, or 0 for the
+            peer's end, or :data:`POLL_UNREAD`, or a negative errno; and where in these bytes the payload begins and ends
+            if they are exactly one frame, else -1 and 0.
+
+        Raises:
+            OSError: ENOMEM, the kernel has none.
+        """
+        count = _poll(self._fd, self._slots, self._native, each, self._room, POLL_ROOM, self._ready)
+        return _unpack(self._ready, _READY_NUMBERS * count) if count >= 0 else [_checked(count)]
+
+    def close(self) -> None:
+        """Close the epoll descriptor: nothing is polled any more. Idempotent."""
+        self._epoll.close()

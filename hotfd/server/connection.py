@@ -115,7 +115,7 @@ class Connection(Generic[S]):
         self.listener = listener
         self._framing = framing
         self._session = session
-        self._stream = Stream(sock, framing, self, **buffers)
+        self._stream = Stream(sock, framing, self, keeper.poller, **buffers)
         self._keeper = keeper
         self._on_touch: Callable[[], None] | None = None
         self._rest: tuple[Callable[[], None], Callable[[], None]] | None = None

@@ -24,6 +24,7 @@ from hotfd.server.connection import Connection
 from hotfd.server.kinds import Kinds
 from hotfd.server.link import Links
 from hotfd.server.listener import Listener
+from hotfd.server.poller import Poller
 from hotfd.server.rooms import Rooms
 from hotfd.server.session import Session
 from hotfd.server.snapshot import renew
@@ -72,6 +73,7 @@ class Engine:
         self.slots = slots
         self.rooms = Rooms(self, kinds or Kinds(getattr(handler, "__module__", "__main__")))
         self.bus = bus if bus is not None else Bus()
+        self.poller = Poller(framing)
         self.links = Links([self.rooms.directory, self.bus])
         self.listeners: dict[str, Listener] = {}
         self.carried: dict[str, Listener] = {}
@@ -124,7 +126,12 @@ class Engine:
         return True
 
     def start_accepting(self) -> None:
-        """Poll all listeners."""
+        """Poll all listeners.
+
+        Raises:
+            OSError: there is no descriptor to poll connections with.
+        """
+        self.poller.open()
         for listener in self.listeners.values():
             listener.start()
 
@@ -205,17 +212,20 @@ class Engine:
 
     def adopt(self, sessions: Iterable[Session]) -> None:
         """Serve sessions that were served before. Their idle handlers start in slices, the others at once."""
-        for session in sessions:
-            if not session.connections:
-                continue
-            self.keep(session)
-            for connection in list(session.connections):
-                stream = connection._stream
-                stream.start()
-                if stream.frame_at_hand or stream.input_over or connection._items or self.bus.waits(connection.id):
-                    self.start_handler(connection)
-                else:
-                    self._unstarted.append(connection)
+        adopted: list[Connection[Any]] = []
+        with self.poller.gathered():
+            for session in sessions:
+                if session.connections:
+                    self.keep(session)
+                    adopted += session.connections
+            for connection in adopted:
+                connection._stream.start()
+        for connection in adopted:
+            stream = connection._stream
+            if stream.frame_at_hand or stream.input_over or connection._items or self.bus.waits(connection.id):
+                self.start_handler(connection)
+            else:
+                self._unstarted.append(connection)
         self._start_slice_soon()
 
     def _start_slice_soon(self) -> None:
@@ -395,6 +405,7 @@ class Engine:
         except TimeoutError:
             for connection in [*self._all(), *self._closing]:
                 connection._stream.abort()
+        self.poller.close()
 
     def abandon(self) -> None:
         """Let go of everything without a trace on the wire: another process serves it."""
@@ -409,6 +420,7 @@ class Engine:
             connection._stream.let_go()
         self.sessions.clear()
         self._closing.clear()
+        self.poller.close()
         self._idle.set()
 
     def _let_go(self, connection: Connection[Any]) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from hotfd.config.snapshots import Snapshot
     from hotfd.server.bus import Bus
     from hotfd.server.connection import Connection
+    from hotfd.server.poller import Poller
     from hotfd.server.rooms import Rooms
     from hotfd.server.session import Session
 
@@ -38,6 +39,10 @@ class Keeper(Protocol):
     @property
     def bus(self) -> Bus:
         """What is published among all connections."""
+
+    @property
+    def poller(self) -> Poller:
+        """Who reads from all connections."""
 
     def release_for(self, key: str) -> Snapshot | None:
         """Return what a session that begins now holds of the configuration; None for a server without one."""

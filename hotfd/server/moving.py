@@ -308,19 +308,20 @@ class Moving:
         left = deque(sessions)
         try:
             know_cookies(connection for session in sessions for connection in session.connections)
-            while left and (room > 0 or self._hold_commits):  # what moves together is one offer, however large
-                session = left[0]
-                session.fence()
-                reach(Point.OLD_FENCED)
-                try:
-                    bundles.append((session, self._captured(session, first + len(bundles))))
-                    room -= bundles[-1][1].size
-                    left.popleft()
-                except StateError as error:
-                    left.popleft()
-                    code = "state-downgrade" if isinstance(error, StateTooNew) else "state-encode"
-                    self._keep(session, code, str(error))
-                    self._serve_again(session)
+            with self.engine.poller.gathered():
+                while left and (room > 0 or self._hold_commits):  # what moves together is one offer, however large
+                    session = left[0]
+                    session.fence()
+                    reach(Point.OLD_FENCED)
+                    try:
+                        bundles.append((session, self._captured(session, first + len(bundles))))
+                        room -= bundles[-1][1].size
+                        left.popleft()
+                    except StateError as error:
+                        left.popleft()
+                        code = "state-downgrade" if isinstance(error, StateTooNew) else "state-encode"
+                        self._keep(session, code, str(error))
+                        self._serve_again(session)
         except BaseException:
             for session in [*(session for session, _ in bundles if session is not None), *left]:
                 self._serve_again(session)

@@ -1,8 +1,8 @@
 """One socket with its buffers: bytes in, frames out, and the other way; the seam below a connection.
 
-A stream registers its own descriptor with the loop instead of using an asyncio transport. So every byte
-is in exactly one place that can be named: the kernel, ``undelivered`` or ``unsent``; and letting go of a
-socket is two ``epoll_ctl`` calls.
+A stream registers its own descriptor, with its engine's poller and with the loop, instead of using an asyncio
+transport. So every byte is in exactly one place that can be named: the kernel, ``undelivered`` or ``unsent``; and
+letting go of a socket is two ``epoll_ctl`` calls.
 
 How a stream ends
 -----------------
@@ -23,6 +23,7 @@ import asyncio
 import enum
 import fcntl
 import logging
+import os
 import socket
 import struct
 import termios
@@ -32,20 +33,19 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from hotfd import _core, log
 from hotfd.errors import ConnectionClosed, FramingError
+from hotfd.server.poller import NOWHERE, READ_SIZE
 
 if TYPE_CHECKING:
     from hotfd.framing import Framing
+    from hotfd.server.poller import Poller
 
 MSG_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 """With each call, and not by O_NONBLOCK alone: that is in the open file, which another process may share and change."""
 
-READ_SIZE: Final = 1 << 16
-"""Bytes asked for per read: what one TCP window of a local client usually holds. A bound too for how long one client
-that sends small frames ahead can hold the loop."""
-
 LARGE_READ_SIZE: Final = 31 << 12
-"""The same once such a read was full and held no whole frame: frames of that size come with fewer reads. More than 128 KiB
-is mapped by glibc for each read, and unmapped after it (mallopt(3), M_MMAP_THRESHOLD), which costs more than it saves."""
+"""Bytes that a stream reads by itself, once ``READ_SIZE`` of them were here and no whole frame: frames of that size come
+with fewer reads, and are copied once less. More than 128 KiB is mapped by glibc for each read, and unmapped after it
+(mallopt(3), M_MMAP_THRESHOLD), which costs more than it saves."""
 
 LARGE_SPANS: Final = 2 * 3
 """Numbers in ``spans`` above which frames are not that large (any more): for the sake of that bound, it is ``READ_SIZE`` again."""
@@ -115,8 +115,9 @@ class Stream:
 
     Args:
         sock: the socket, non-blocking; the stream owns it until it is closed or detached.
-        framing: where frames end.
+        framing: where frames end; the poller's.
         owner: who is told what happens.
+        poller: who says when there is something to read, and reads it.
         undelivered: bytes that were received already.
         unsent: bytes that were written already.
         end_of_stream: the peer's end was read already.
@@ -124,6 +125,7 @@ class Stream:
     """
 
     __slots__ = (
+        "_before_io",
         "_buffer",
         "_drained",
         "_fd",
@@ -132,8 +134,8 @@ class Stream:
         "_head",
         "_next",
         "_owner",
+        "_poller",
         "_read_size",
-        "_reading",
         "_scan",
         "_sock",
         "_taken_at",
@@ -143,7 +145,6 @@ class Stream:
         "_untaken",
         "_write_waiter",
         "_writing",
-        "before_io",
         "corked",
         "end_of_stream",
         "error",
@@ -151,6 +152,7 @@ class Stream:
         "hurried",
         "life",
         "loop",
+        "slot",
         "spans",
         "write_closed",
     )
@@ -160,6 +162,7 @@ class Stream:
         sock: socket.socket,
         framing: Framing,
         owner: Owner,
+        poller: Poller,
         *,
         undelivered: bytes = b"",
         unsent: bytes = b"",
@@ -172,13 +175,15 @@ class Stream:
         self._framing = framing
         self._scan = framing.scanner().scan
         self._owner = owner
+        self._poller = poller
+        self.slot = NOWHERE  # the poller's; only that changes it
         self._buffer: bytes | bytearray = undelivered
         self._head = 0  # the first byte that is not delivered
         self._read_size = READ_SIZE
         self.spans: list[int] | tuple[()] = ()  # payload start, payload end, frame end; three per frame at hand
         self._next = 0  # the first span that is not delivered
         self._unsent = bytearray(unsent) if unsent else None
-        self._reading = self._writing = self._fenced = self._telling = False
+        self._writing = self._fenced = self._telling = False
         self.corked = False  # what is unsent was gathered, and flush sends it
         self._write_waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -191,7 +196,7 @@ class Stream:
         self.write_closed = write_closed
         self.gated = False
         self.hurried = False
-        self.before_io: Callable[[], None] | None = None
+        self._before_io: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to read, and to send what is unsent."""
@@ -250,31 +255,63 @@ class Stream:
                 self._head = 0
             if not isinstance(self.error, FramingError):
                 self._find_frames()  # a scan may stop early; it has found all when it finds none
-        if not self._reading:
+        if self.slot == NOWHERE:
             self._update_reading()
         return frame
 
-    def _on_readable(self) -> None:
-        if self.before_io is not None:
-            self.before_io()
-        try:
-            data = self._sock.recv(self._read_size, MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._fail(error)
-            return
-        if not data:
-            self.end_of_stream = True
-            self._update_reading()
-            self._owner._on_input()
-            return
+    # -- what the poller calls -----------------------------------------------------------------------
+
+    @property
+    def plain(self) -> bool:
+        """Whether the poller may read, at most ``READ_SIZE`` bytes at a time; else it calls :meth:`read`."""
+        return self.life is OPEN and self._before_io is None and self._read_size != LARGE_READ_SIZE
+
+    def receive(self, data: bytes, payload: int, payload_end: int) -> bool:
+        """Take what came into the buffer; no more, since others have to take what came for them.
+
+        Args:
+            data: what came.
+            payload: where the payload begins if ``data`` is one whole frame; else a negative number.
+            payload_end: one behind its last byte.
+
+        Returns:
+            whether :meth:`look` must be called before :meth:`tell`.
+        """
         if self._buffer:
             self._join(data)
+            return True
+        self._buffer = data
+        if payload < 0:
+            return True
+        self.spans = (payload, payload_end, len(data))
+        return False
+
+    def receive_end(self, code: int) -> None:
+        """The peer's end has come, or with an errno an error; :meth:`look` and :meth:`tell` have to follow."""
+        if code:
+            self.error = OSError(code, os.strerror(code))
         else:
-            self._buffer = data
-        self._find_frames()
-        if self.spans or self.error is not None:
+            self.end_of_stream = True
+
+    def look(self) -> None:
+        """See what it is that was received."""
+        if self.life is not OPEN:
+            return  # since then: a framing of the user's own may do anything
+        if isinstance(self.error, OSError):
+            self._give_up()
+        elif self.end_of_stream:
+            self._update_reading()
+        else:
+            self._find_frames()
+            if not self.spans and len(self._buffer) - self._head >= READ_SIZE:
+                self._read_size = LARGE_READ_SIZE
+                self._poller.update(self)
+
+    def tell(self) -> None:
+        """Tell the owner of what was received, as the last thing: his handler goes on, and may do anything."""
+        if self.life is not OPEN or self._fenced:
+            return
+        if self.spans or self.end_of_stream or self.error is not None:
             if len(self._buffer) - self._head > READ_HIGH_WATER:
                 self._update_reading()
             self._telling = True
@@ -284,8 +321,30 @@ class Stream:
                 self._telling = False
             if self.corked:  # by a handler that waits for something else than frames
                 self.flush()
-        elif len(data) == READ_SIZE:
-            self._read_size = LARGE_READ_SIZE
+
+    def read(self) -> None:
+        """There is something to read: read it, and tell the owner."""
+        if self.life is Life.DRAINING:
+            self._drop_input()
+            return
+        if self._before_io is not None:
+            self._before_io()
+        try:
+            data = self._sock.recv(self._read_size, MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.error = error
+            self._give_up()
+        else:
+            if not data:
+                self.receive_end(0)
+                self.look()
+            elif self.receive(data, -1, -1):
+                self.look()
+        self.tell()
+
+    # -- frames --------------------------------------------------------------------------------------
 
     def _join(self, data: bytes) -> None:
         """Put what has come behind what is not delivered."""
@@ -349,27 +408,31 @@ class Stream:
                 )
             )
         )
-        if wanted and not self._reading:
-            self._reading = True
-            callback = self._on_drainable if self.life is Life.DRAINING else self._on_readable
-            self.loop.add_reader(self._fd, callback)
-        elif not wanted and self._reading:
-            self._reading = False
-            self.loop.remove_reader(self._fd)
+        if not wanted:
+            if self.slot != NOWHERE:
+                self._poller.remove(self)
+        elif self.slot == NOWHERE:
+            self._poller.add(self)
+        elif self.life is Life.DRAINING:
+            self._poller.update(self)
 
-    def _fail(self, error: OSError) -> None:
-        """The connection is lost: a reset, a timeout, or an error of the socket."""
+    def lose(self, error: OSError) -> None:
+        """The connection is lost: a reset, a timeout, an error of the socket, or nobody can read from it."""
         if self.life in {Life.CLOSED, Life.DETACHED}:
             return
         self.error = error
         if self.life is Life.OPEN:
-            self._unsent = None
-            self._stop_writing()
-            self._update_reading()
-            self._wake_writer()
+            self._give_up()
             self._owner._on_lost()
         else:
             self._finish()
+
+    def _give_up(self) -> None:
+        """With an error of the socket nothing is read or sent any more."""
+        self._unsent = None
+        self._stop_writing()
+        self._update_reading()
+        self._wake_writer()
 
     # -- towards the peer ----------------------------------------------------------------------------
 
@@ -402,7 +465,7 @@ class Stream:
         if self.spans:
             self._unsent = bytearray() + data
             self.corked = True
-            if not self._telling:  # else _on_readable sends it, if the handler has not come to its boundary before
+            if not self._telling:  # else tell sends it, if the handler has not come to its boundary before
                 self.loop.call_soon(self.flush)
             return len(data) > WRITE_HIGH_WATER and self.congested
         try:
@@ -410,7 +473,7 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self._fail(error)
+            self.lose(error)
             raise ConnectionClosed(f"the connection is lost: {error.strerror}") from error
         if sent == len(data):
             return False
@@ -446,15 +509,15 @@ class Stream:
             self._wake_writer()
 
     def _on_writable(self) -> None:
-        if self.before_io is not None:
-            self.before_io()
+        if self._before_io is not None:
+            self._before_io()
         unsent = self._unsent
         try:
             sent = self._sock.send(unsent, MSG_DONTWAIT) if unsent else 0
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self._fail(error)
+            self.lose(error)
             return
         if unsent and sent < len(unsent):
             del unsent[:sent]
@@ -487,6 +550,17 @@ class Stream:
             waiter.set_result(None)
 
     # -- handing over --------------------------------------------------------------------------------
+
+    @property
+    def before_io(self) -> Callable[[], None] | None:
+        """What is to be called before the socket is read from, or sent to when it is writable again; None if nothing is."""
+        return self._before_io
+
+    @before_io.setter
+    def before_io(self, act: Callable[[], None] | None) -> None:
+        self._before_io = act
+        if self.slot != NOWHERE:
+            self._poller.update(self)
 
     def fence(self) -> None:
         """Neither read nor write from here on; what is written is kept. The descriptor leaves the poll."""
@@ -536,6 +610,7 @@ class Stream:
         """Let go of a fenced stream: return its descriptor, which the caller owns from here on."""
         assert self._fenced
         assert self.life is Life.OPEN
+        self._poller.settle()
         self.life = Life.DETACHED
         self._wake_writer()
         return self._sock.detach()
@@ -544,6 +619,7 @@ class Stream:
         """Close this process's copy of a fenced stream; the connection lives on in another process."""
         if self.life not in {Life.CLOSED, Life.DETACHED}:
             self._cancel_limit()
+            self._poller.settle()
             self.life = Life.DETACHED
             self._wake_writer()
             self._sock.close()
@@ -566,9 +642,9 @@ class Stream:
         self._fenced = False
         self.spans = ()  # nothing is delivered after the end
         self.life = Life.FLUSHING
-        self._update_reading()
-        self._limit(FLUSH_LIMIT)
         if self._unsent:
+            self._update_reading()
+            self._limit(FLUSH_LIMIT)
             self.corked = False
             self._on_writable()
         else:
@@ -597,7 +673,7 @@ class Stream:
         self._limit(STOP_DRAIN_LIMIT if self.hurried else DRAIN_LIMIT)
         self._update_reading()
 
-    def _on_drainable(self) -> None:
+    def _drop_input(self) -> None:
         try:
             data = self._sock.recv(READ_SIZE, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
@@ -655,6 +731,7 @@ class Stream:
         self._fenced = True
         self._stop_writing()
         self._update_reading()
+        self._poller.settle()
         self._wake_writer()
         self._sock.close()
         self._owner._on_stream_closed()

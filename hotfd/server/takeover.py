@@ -266,6 +266,10 @@ class Takeover:
             self._engine.bind(spec for spec in self._specs if spec not in known)
         except (OSError, ValueError) as error:
             raise await self.fail("cannot-listen", str(error)) from error
+        try:
+            self._engine.poller.open()  # now that nothing is lost by it, if it cannot be had
+        except OSError as error:
+            raise await self.fail("descriptor-limit", str(error)) from error
         problem = await self._unhealthy()
         if problem is not None:
             raise await self.fail("unhealthy", problem)

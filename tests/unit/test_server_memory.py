@@ -73,7 +73,7 @@ def reachable(session: Session, engine: Engine) -> dict[int, object]:
     """Return all objects that a session leads to, by their addresses; what belongs to all sessions is not entered."""
     found: dict[int, object] = {}
     left: list[object] = [session]
-    shared = {id(engine), id(engine.sessions), id(asyncio.get_running_loop())}
+    shared = {id(engine), id(engine.sessions), id(engine.poller), id(asyncio.get_running_loop())}
     while left:
         each = left.pop()
         if id(each) not in found and id(each) not in shared and not isinstance(each, type | ModuleType | FunctionType):

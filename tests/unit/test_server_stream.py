@@ -10,6 +10,7 @@ import socket
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 
 from hotfd.errors import ConnectionClosed, FrameTooLarge
 from hotfd.framing import Fixed, Framing, LengthPrefix, Lines
+from hotfd.server import poller as polling
 from hotfd.server import stream as module
+from hotfd.server.poller import Poller
 from hotfd.server.stream import LARGE_READ_SIZE, READ_SIZE, Life, Stream
 from tests.unit.wire_support import LIMIT, Happening, is_open, nothing_stays_open, on_each_loop, tcp_pair, turns
 
@@ -34,22 +37,28 @@ FULL = 16 * SMALL_BUFFER
 
 
 class Counting(socket.socket):
-    """A socket that notes how much each send was given, and what each read that brought something did."""
+    """A socket that notes how much each send was given."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(fileno=sock.detach())
         self.setblocking(False)
         self.sends: list[int] = []
-        self.reads: list[int] = []
-
-    def recv(self, size: int, flags: int = 0) -> bytes:  # type: ignore[override]
-        data = super().recv(size, flags)
-        self.reads.append(len(data))
-        return data
 
     def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
         self.sends.append(len(data))
         return super().send(data, flags)
+
+
+class Noting(Stream):
+    """A stream that notes how much each read has brought, whoever made it."""
+
+    def __init__(self, *arguments: Any, **buffers: Any) -> None:
+        super().__init__(*arguments, **buffers)
+        self.reads: list[int] = []
+
+    def receive(self, data: bytes, payload: int, payload_end: int) -> bool:
+        self.reads.append(len(data))
+        return super().receive(data, payload, payload_end)
 
 
 class Rig:
@@ -63,10 +72,11 @@ class Rig:
         self.closed = 0
         self.inputs = 0
         self.on_input: Callable[[], None] = lambda: None
+        self.poller = Poller(framing)
         self.stream = self.make(sock)
 
-    def make(self, sock: socket.socket, **buffers: bytes | bool) -> Stream:
-        return Stream(sock, self.framing, self, **buffers)  # type: ignore[arg-type]
+    def make(self, sock: socket.socket, **buffers: bytes | bool) -> Noting:
+        return Noting(sock, self.framing, self, self.poller, **buffers)
 
     def _on_input(self) -> None:
         self.inputs += 1
@@ -149,6 +159,7 @@ def finished(made: Rig) -> Iterator[Rig]:
         yield made
     finally:
         made.stream.abort()
+        made.poller.close()
         made.sock.close()
 
 
@@ -293,7 +304,7 @@ async def test_who_sends_large_frames_is_read_from_in_larger_pieces() -> None:
         assert await made.frames(1) == [frame]
         made.send(frame)
         assert await made.frames(1) == [frame]
-    assert made.sock.reads == [READ_SIZE, 1, READ_SIZE + 1]
+    assert made.stream.reads == [READ_SIZE, 1, READ_SIZE + 1]
 
 
 async def test_who_sends_many_small_frames_ahead_after_large_ones_is_read_from_in_small_pieces_again() -> None:
@@ -305,9 +316,9 @@ async def test_who_sends_many_small_frames_ahead_after_large_ones_is_read_from_i
         small = made.framing.encode(b"x" * 12)
         count = 3 * LARGE_READ_SIZE // len(small)
         made.send(small * count)
-        before = len(made.sock.reads)
+        before = len(made.stream.reads)
         await made.frames(count)
-    assert [size > READ_SIZE for size in made.sock.reads[before:]].count(True) <= 1
+    assert [size > READ_SIZE for size in made.stream.reads[before:]].count(True) <= 1
 
 
 @on_each_loop
@@ -760,6 +771,7 @@ def test_at_any_moment_every_byte_is_in_exactly_one_place(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "COMPACT_AT", compact_at)
         patch.setattr(module, "READ_SIZE", read_size)
+        patch.setattr(polling, "READ_SIZE", read_size)
         patch.setattr(module, "READ_HIGH_WATER", 8 * compact_at)
         asyncio.run(run())
 

@@ -199,7 +199,7 @@ async def test_a_request_is_answered_before_the_call_for_its_bytes_returns() -> 
 
         def arrive() -> None:
             client.say(b"hello\n")
-            connection._stream._on_readable()
+            made.engine.poller._on_readable()
             assert client.sock.recv(100) == b"hello\n"
 
         await as_the_loop_does(arrive)
@@ -218,7 +218,7 @@ async def test_who_finds_the_connection_lost_goes_on_before_its_handler_does() -
         (connection,) = made.session.connections
 
         def lose() -> None:
-            connection._stream._fail(ConnectionResetError(104, "reset"))
+            connection._stream.lose(ConnectionResetError(104, "reset"))
             order.append("finder")
 
         await as_the_loop_does(lose)

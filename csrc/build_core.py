@@ -3,8 +3,8 @@
 
 The declarations repeat ``hotfd.h``. Constants and structs end in ``...``: the C compiler fills them in, and
 a difference between the two files is a compile error, not a crash. A ``struct hotfd_look`` is a ``void *`` here:
-Python reads it as the plain numbers that it begins with, which cffi unpacks at once; so it is with arrays of
-``struct hotfd_change`` and ``struct hotfd_ready``.
+Python reads it as the plain numbers that it begins with, which cffi unpacks at once. So it does with an array of
+``struct hotfd_ready``, and writes one of ``struct hotfd_change``.
 """
 
 import os
@@ -106,11 +106,19 @@ struct hotfd_slot { int32_t reads; ...; };
 #define HOTFD_POLL_UNREAD ...
 struct hotfd_change { uint32_t slot; int32_t fd; int32_t how; };
 struct hotfd_ready { uint32_t slot; int32_t size; int32_t payload; int32_t payload_end; };
-int hotfd_poll_add(int poll, struct hotfd_slot *slots, uint32_t number, int fd, int reads);
-int hotfd_poll_drop(int poll, struct hotfd_slot *slots, uint32_t number, int fd);
-void hotfd_poll_change(int poll, struct hotfd_slot *slots, const void *changes, size_t count, int32_t *codes);
-int hotfd_poll(int poll, const struct hotfd_slot *slots, const struct hotfd_framing *framing, size_t each, void *buf,
-               size_t size, void *ready);
+int hotfd_poll_add(int epoll, struct hotfd_slot *slots, uint32_t number, int fd, int reads);
+int hotfd_poll_drop(int epoll, struct hotfd_slot *slots, uint32_t number, int fd);
+void hotfd_poll_change(int epoll, struct hotfd_slot *slots, const void *changes, size_t count, int32_t *codes);
+struct hotfd_poll {
+    int epoll;
+    const struct hotfd_slot *slots;
+    const struct hotfd_framing *framing;
+    uint8_t *buf;
+    size_t size;
+    size_t each;
+    struct hotfd_ready *ready;
+};
+int hotfd_poll_read(const struct hotfd_poll *poll);
 """
 
 SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/watch.c", "csrc/scan.c", "csrc/scan_resp.c", "csrc/poll.c"]

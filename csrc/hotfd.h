@@ -6,8 +6,8 @@
  *
  *  - It returns 0 or a positive value when it succeeded, and a negated errno when it did not.
  *  - It leaves what its output arguments point to untouched when it fails. (The `data` of hotfd_receive, the
- *    `words` of hotfd_resp_words, and the caller's `struct hotfd_scan` and `struct hotfd_look` are working
- *    memory, not outputs.)
+ *    `words` of hotfd_resp_words, the `buf` and `ready` of hotfd_poll_read, and the caller's `struct
+ * hotfd_scan` and `struct hotfd_look` are working memory, not outputs.)
  *  - It keeps no global and no static state, and allocates nothing: memory is the caller's.
  *  - A descriptor that it creates or receives is close-on-exec from its first instant, and belongs to the
  *    caller when it succeeds. When it fails, every descriptor that it made has been closed.
@@ -312,17 +312,18 @@ int hotfd_resp_words(const uint8_t *buf, size_t len, uint64_t *words, size_t max
 struct hotfd_slot {
     int32_t fd;          /* of the socket that is polled */
     uint32_t generation; /* how many sockets have had the slot before */
-    int32_t reads; /* 1: hotfd_poll reads from it; 0: it only says that there is something. May be changed */
+    int32_t
+        reads; /* 1: hotfd_poll_read reads from it; 0: it only says that there is something. May be changed */
 };
 
 /* Poll a socket in a slot that no other one has. A failure of epoll_ctl(2) leaves the slot as it was. */
-int hotfd_poll_add(int poll, struct hotfd_slot *slots, uint32_t number, int fd, int reads);
+int hotfd_poll_add(int epoll, struct hotfd_slot *slots, uint32_t number, int fd, int reads);
 
 /*
  * Poll the socket of a slot no more. Nothing is heard of it from here on, also when epoll_ctl(2) fails: then
  * `fd` is not what was added.
  */
-int hotfd_poll_drop(int poll, struct hotfd_slot *slots, uint32_t number, int fd);
+int hotfd_poll_drop(int epoll, struct hotfd_slot *slots, uint32_t number, int fd);
 
 enum hotfd_poll_how {
     HOTFD_POLL_DROP = 0, /* as hotfd_poll_drop */
@@ -337,10 +338,10 @@ struct hotfd_change {
 };
 
 /* Do many of these, in order; `codes` has room for what each of them returns. */
-void hotfd_poll_change(int poll, struct hotfd_slot *slots, const struct hotfd_change *changes, size_t count,
+void hotfd_poll_change(int epoll, struct hotfd_slot *slots, const struct hotfd_change *changes, size_t count,
                        int32_t *codes);
 
-/* Sockets of which one hotfd_poll says something: each of them waits for all others of its call. */
+/* Sockets of which one hotfd_poll_read says something: each of them waits for all others of its call. */
 #define HOTFD_POLL_MAX 128
 
 /* The `size` of a socket that was not read from. */
@@ -353,13 +354,22 @@ struct hotfd_ready {
     int32_t payload_end; /* one behind its last byte */
 };
 
+/* What hotfd_poll_read works with; it is called too often to be told each time. */
+struct hotfd_poll {
+    int epoll;
+    const struct hotfd_slot *slots;
+    const struct hotfd_framing *framing; /* NULL: what was read is not looked at */
+    uint8_t *buf;                        /* working memory, as is `ready` */
+    size_t size;                         /* bytes in `buf` */
+    size_t each;                         /* bytes that are read of one socket at most */
+    struct hotfd_ready *ready;           /* HOTFD_POLL_MAX of them */
+};
+
 /*
- * Say which sockets have something to read, at most HOTFD_POLL_MAX, and read it: up to `each` bytes of each,
- * one behind the other into `buf`, which has room for `size`; when no room for `each` is left, the others are
- * not read from. Returns how many there are in `ready`, which has room for HOTFD_POLL_MAX. Never blocks. With
- * a `framing`, hotfd_whole looks at what was read of each socket.
+ * Say which sockets have something to read, at most HOTFD_POLL_MAX of them, and read it, one behind the other
+ * into `buf`; when that has no room for `each` any more, the others are not read from. Returns how many there
+ * are in `ready`. Never blocks. With a `framing`, hotfd_whole looks at what was read of each.
  */
-int hotfd_poll(int poll, const struct hotfd_slot *slots, const struct hotfd_framing *framing, size_t each,
-               uint8_t *buf, size_t size, struct hotfd_ready *ready);
+int hotfd_poll_read(const struct hotfd_poll *poll);
 
 #endif

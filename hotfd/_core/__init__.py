@@ -608,7 +608,7 @@ _FIRST_SLOTS = 64
 """Slots of a new table, which doubles when it is full: as many connections as a small server has."""
 
 _READY_NUMBERS = ffi.sizeof("struct hotfd_ready") // 4
-_poll = lib.hotfd_poll
+_poll_read = lib.hotfd_poll_read
 
 
 class SocketPoll:
@@ -619,20 +619,29 @@ class SocketPoll:
 
     Args:
         framing: how what is read divides into frames; None to have that not looked at.
+        each: bytes that are read of one socket at a time, at most :data:`POLL_ROOM`.
 
     Raises:
         OSError: EMFILE or ENFILE, no descriptor is left; ENOMEM.
     """
 
-    __slots__ = ("_epoll", "_fd", "_native", "_ready", "_room", "_slots", "size", "taken")
+    __slots__ = ("_epoll", "_fd", "_framing", "_poll", "_ready", "_room", "_slots", "size", "taken")
 
-    def __init__(self, framing: CompiledFraming | None) -> None:
+    def __init__(self, framing: CompiledFraming | None, each: int) -> None:
         self._epoll = select.epoll()
         self._fd = self._epoll.fileno()
-        self._native = framing.native if framing is not None else _NOWHERE
+        self._framing = framing  # as all that the struct points to, it lives as long as that
         self._slots = ffi.new("struct hotfd_slot[]", _FIRST_SLOTS)
-        self._ready = ffi.new("int32_t[]", _READY_NUMBERS * POLL_MAX)
-        self._room = _new_uncleared("uint8_t[]", POLL_ROOM)  # of which only those pages are there that were used
+        self._room = _new_uncleared("uint8_t[]", POLL_ROOM)  # only those of its pages are there that were used
+        self._ready = _new_uncleared("int32_t[]", _READY_NUMBERS * POLL_MAX)
+        self._poll = ffi.new("struct hotfd_poll *")
+        self._poll.epoll = self._fd
+        self._poll.slots = self._slots
+        self._poll.framing = framing.native if framing is not None else _NOWHERE
+        self._poll.buf = self._room
+        self._poll.size = POLL_ROOM
+        self._poll.each = each
+        self._poll.ready = ffi.cast("struct hotfd_ready *", self._ready)
         self.size = _FIRST_SLOTS
         """How many slots there are."""
         self.taken = ffi.buffer(self._room, POLL_ROOM)
@@ -647,7 +656,7 @@ class SocketPoll:
         slots = ffi.new("struct hotfd_slot[]", 2 * self.size)
         ffi.memmove(slots, self._slots, ffi.sizeof("struct hotfd_slot") * self.size)
         self.size *= 2
-        self._slots = slots
+        self._slots = self._poll.slots = slots
 
     def add(self, slot: int, fd: int, reads: bool) -> int:
         """Poll a socket; with ``reads``, read from it. Returns 0, or the errno of epoll_ctl(2): then it is not polled."""
@@ -676,8 +685,8 @@ class SocketPoll:
         """Read from a socket that is polled, or only say that it has something."""
         self._slots[slot].reads = reads
 
-    def read(self, each: int) -> list[int]:
-        """Read from the sockets that have something, at most ``each`` bytes of each, into :attr:`taken`; never blocks.
+    def read(self) -> list[int]:
+        """Read from the sockets that have something, into :attr:`taken`; never blocks.
 
         Returns:
             four numbers for each of at most :data:`POLL_MAX` sockets: its slot; how many bytes were read, or 0 for the
@@ -685,10 +694,12 @@ class SocketPoll:
             if they are exactly one frame, else -1 and 0.
 
         Raises:
-            OSError: ENOMEM, the kernel has none.
+            OSError: EBADF, it is closed; ENOMEM.
         """
-        count = _poll(self._fd, self._slots, self._native, each, self._room, POLL_ROOM, self._ready)
-        return _unpack(self._ready, _READY_NUMBERS * count) if count >= 0 else [_checked(count)]
+        count = _poll_read(self._poll)
+        if count < 0:
+            _checked(count)
+        return _unpack(self._ready, _READY_NUMBERS * count)
 
     def close(self) -> None:
         """Close the epoll descriptor: nothing is polled any more. Idempotent."""

@@ -67,7 +67,7 @@ class Poller:
             OSError: EMFILE or ENFILE, no descriptor is left; ENOMEM.
         """
         if self._sockets is None:
-            sockets = _core.SocketPoll(self._framing)
+            sockets = _core.SocketPoll(self._framing, READ_SIZE)
             while sockets.size < len(self._streams):
                 sockets.grow()
             self._loop.add_reader(sockets.fileno(), self._on_readable)
@@ -167,8 +167,16 @@ class Poller:
     def _on_readable(self) -> None:
         sockets, streams = self._sockets, self._streams
         assert sockets is not None
-        numbers = iter(sockets.read(READ_SIZE))
-        taken, at = sockets.taken, 0
+        found, taken = sockets.read(), sockets.taken
+        if len(found) == 4:  # what comes by itself, as most does where little comes, costs little
+            slot, size, payload, payload_end = found
+            stream = streams[slot]
+            if stream is not None and size > 0:
+                if stream.receive(taken[:size], payload, payload_end):
+                    stream.look()
+                stream.tell()
+                return
+        numbers, at = iter(found), 0
         told, looking, alone = [], [], []
         # Nothing is called here that could take a slot from a stream, or give it to another one.
         for slot, size, payload, payload_end in zip(numbers, numbers, numbers, numbers, strict=True):

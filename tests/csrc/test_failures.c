@@ -11,6 +11,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stdarg.h>
+#include <sys/epoll.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -32,6 +33,8 @@ enum call {
     INOTIFY_INIT,
     READ,
     IOCTL,
+    EPOLL_WAIT,
+    RECV,
 };
 
 /* What happens to the next calls of one kind: `skip` of them reach the kernel, then `times` fail with
@@ -85,6 +88,9 @@ WRAP(int, memfd_create, MEMFD_CREATE, (const char *name, unsigned flags), (name,
 WRAP(int, ftruncate, FTRUNCATE, (int fd, off_t size), (fd, size))
 WRAP(int, fstat, FSTAT, (int fd, struct stat *status), (fd, status))
 WRAP(int, inotify_init1, INOTIFY_INIT, (int flags), (flags))
+WRAP(int, epoll_wait, EPOLL_WAIT, (int epoll, struct epoll_event *events, int max, int timeout),
+     (epoll, events, max, timeout))
+WRAP(ssize_t, recv, RECV, (int fd, void *bytes, size_t size, int flags), (fd, bytes, size, flags))
 WRAP(ssize_t, write, WRITE, (int fd, const void *bytes, size_t size), (fd, bytes, size))
 
 /* Variadic; those of the core have one argument, a number or a pointer, and both fit a long. */
@@ -451,6 +457,47 @@ static void a_watch_that_lost_count_has_news(void)
 
 /* ------------------------------------------------------------------------------------------ scanners ---- */
 
+/* ---------------------------------------------------------------------------------------------- poll ---- */
+
+static void what_is_gone_when_it_is_read_is_nothing_and_what_fails_says_why(void)
+{
+    struct hotfd_slot slot = {0};
+    struct hotfd_ready ready = {.size = 77};
+    uint8_t byte;
+    int ends[2];
+    struct hotfd_poll poll = {.epoll = epoll_create1(EPOLL_CLOEXEC),
+                              .slots = &slot,
+                              .buf = &byte,
+                              .size = 1,
+                              .each = 1,
+                              .ready = &ready};
+    CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    CHECK_EQUAL(hotfd_poll_add(poll.epoll, &slot, 0, ends[0], 1), 0);
+    CHECK_EQUAL(write(ends[1], "x", 1), 1);
+    fail_next(EPOLL_WAIT, 0, 1, EINTR);
+    CHECK_EQUAL(hotfd_poll_read(&poll), 0);
+    all_failed();
+    fail_next(EPOLL_WAIT, 0, 1, ENOMEM);
+    CHECK_EQUAL(hotfd_poll_read(&poll), -ENOMEM);
+    all_failed();
+    CHECK_EQUAL(ready.size, 77);
+    fail_next(RECV, 0, 1, EAGAIN); /* another process that has a copy has read it */
+    CHECK_EQUAL(hotfd_poll_read(&poll), 0);
+    all_failed();
+    fail_next(RECV, 0, 1, EINTR);
+    CHECK_EQUAL(hotfd_poll_read(&poll), 0);
+    all_failed();
+    fail_next(RECV, 0, 1, ETIMEDOUT);
+    CHECK_EQUAL(hotfd_poll_read(&poll), 1);
+    all_failed();
+    CHECK_EQUAL(ready.size, -ETIMEDOUT);
+    CHECK_EQUAL(hotfd_poll_read(&poll), 1);
+    CHECK_EQUAL(ready.size, 1);
+    close(ends[0]);
+    close(ends[1]);
+    close(poll.epoll);
+}
+
 static void a_framing_that_nobody_has_checked_finds_nothing(void)
 {
     struct hotfd_framing framing = {.kind = 99, .max_size = 10};
@@ -478,6 +525,7 @@ int main(void)
     RUN(a_kernel_without_pidfds_of_peers_says_so);
     RUN(a_watch_that_cannot_be_made_says_why);
     RUN(a_watch_that_lost_count_has_news);
+    RUN(what_is_gone_when_it_is_read_is_nothing_and_what_fails_says_why);
     RUN(a_framing_that_nobody_has_checked_finds_nothing);
     return 0;
 }

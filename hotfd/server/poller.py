@@ -56,9 +56,9 @@ class Poller:
         self._streams: list[Stream | None] = []  # by slot
         self._free: list[int] = []
         self._gathering = False
-        self._changes: list[int] = []  # gathered, and not made yet
+        self._changes: list[int] = []  # gathered, and not made yet: slot, descriptor and what is to be done
 
-    def open(self) -> None:
+    def open(self) -> _core.SocketPoll:
         """Make the epoll descriptor, if it is not there yet.
 
         The first stream has it made too. Who calls this before he promises to serve finds out in time.
@@ -66,60 +66,69 @@ class Poller:
         Raises:
             OSError: EMFILE or ENFILE, no descriptor is left; ENOMEM.
         """
-        if self._sockets is None:
+        sockets = self._sockets
+        if sockets is None:
             sockets = _core.SocketPoll(self._framing, READ_SIZE)
-            while sockets.size < len(self._streams):
-                sockets.grow()
             self._loop.add_reader(sockets.fileno(), self._on_readable)
             self._sockets = sockets
+        return sockets
 
     def close(self) -> None:
         """Close the descriptor: nothing is polled any more. Idempotent; the next stream makes another one."""
-        self._changes.clear()
         sockets, self._sockets = self._sockets, None
         if sockets is not None:
             self._loop.remove_reader(sockets.fileno())
             sockets.close()
+        for stream in self._streams:
+            if stream is not None:
+                stream.slot = NOWHERE
+        self._streams, self._free, self._changes = [], [], []
 
     # -- which streams -------------------------------------------------------------------------------
 
-    def add(self, stream: Stream) -> None:
-        """Poll a stream, which has a slot from here on.
+    def add(self, stream: Stream, fd: int) -> None:
+        """Poll a stream by its descriptor.
 
-        One that cannot be polled (ENOMEM, or ENOSPC: this user polls as much as the kernel allows, epoll(7)) is lost, as
-        after an error of its socket; it hears of that in the next turn of the loop.
+        One that cannot be polled (no descriptor is left to do it with; or ENOMEM, or ENOSPC: this user polls as much as
+        the kernel allows, epoll(7)) is lost, as after an error of its socket. It hears of that in the next turn of the loop.
         """
-        try:
-            self.open()
-        except OSError as error:
-            self._loop.call_soon(stream.lose, error)
-            return
         sockets = self._sockets
-        assert sockets is not None
+        if sockets is None:
+            try:
+                sockets = self.open()
+            except OSError as error:
+                self._loop.call_soon(stream.lose, error)
+                return
         if not self._free:
-            if len(self._streams) == sockets.size:
-                sockets.grow()
-            self._free.append(len(self._streams))
-            self._streams.append(None)
+            self._add_slot(sockets)
         slot = stream.slot = self._free.pop()
         self._streams[slot] = stream
         if self._gathering:
-            self._changes += (slot, stream.fileno(), _core.POLL_READ if stream.plain else _core.POLL_TELL)
-        elif code := sockets.add(slot, stream.fileno(), stream.plain):
+            self._changes += (slot, fd, _core.POLL_READ if stream.plain else _core.POLL_TELL)
+        elif code := sockets.add(slot, fd, stream.plain):
             self._refused(slot, code)
 
-    def remove(self, stream: Stream) -> None:
+    def _add_slot(self, sockets: _core.SocketPoll) -> None:
+        slot = len(self._streams)
+        if slot == sockets.size:
+            sockets.grow()
+        self._streams.append(None)
+        self._free.append(slot)
+
+    def remove(self, stream: Stream, fd: int) -> None:
         """Poll a stream no more."""
         slot = self._forget(stream)
         if self._gathering:
-            self._changes += (slot, stream.fileno(), _core.POLL_DROP)
-        elif self._sockets is not None:
-            self._sockets.drop(slot, stream.fileno())
+            self._changes += (slot, fd, _core.POLL_DROP)
+        else:
+            assert self._sockets is not None
+            self._sockets.drop(slot, fd)
 
     def update(self, stream: Stream) -> None:
         """A stream that is polled has become one that is read from here, or none any more."""
         self.settle()
-        if self._sockets is not None:
+        if stream.slot != NOWHERE:
+            assert self._sockets is not None
             self._sockets.set_reads(stream.slot, stream.plain)
 
     @contextmanager
@@ -138,17 +147,13 @@ class Poller:
         changes = self._changes
         if changes:
             self._changes = []
-            if self._sockets is not None:
-                codes = self._sockets.change(changes)
-                if any(codes):
-                    self._check(changes, codes)
-
-    def _check(self, changes: list[int], codes: list[int]) -> None:
-        """Find those that could not be added; what was done last with a slot is what counts."""
-        last = dict(zip(changes[::3], zip(changes[2::3], codes, strict=True), strict=True))
-        for slot, (how, code) in last.items():
-            if code and how != _core.POLL_DROP:
-                self._refused(slot, code)
+            assert self._sockets is not None
+            codes = self._sockets.change(changes)
+            if any(codes):  # what was done last with a slot is what counts, and no drop can fail
+                last = dict(zip(changes[::3], zip(changes[2::3], codes, strict=True), strict=True))
+                for slot, (how, code) in last.items():
+                    if code and how != _core.POLL_DROP:
+                        self._refused(slot, code)
 
     def _refused(self, slot: int, code: int) -> None:
         stream = self._streams[slot]

@@ -410,9 +410,9 @@ class Stream:
         )
         if not wanted:
             if self.slot != NOWHERE:
-                self._poller.remove(self)
+                self._poller.remove(self, self._fd)
         elif self.slot == NOWHERE:
-            self._poller.add(self)
+            self._poller.add(self, self._fd)
         elif self.life is Life.DRAINING:
             self._poller.update(self)
 
@@ -654,6 +654,7 @@ class Stream:
         """Reset the connection at once, whoever else holds a copy. Idempotent."""
         if self.life in {Life.CLOSED, Life.DETACHED}:
             return
+        self.spans = ()  # as after close
         with suppress(OSError):  # not connected any more, or a Unix socket, for which close(2) is enough
             _core.abort(self._fd)
         self._finish()

@@ -10,27 +10,36 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hotfd import _core
 from hotfd.framing import Framing, Lines
-from hotfd.server import poller as module
+from hotfd.server.engine import Engine
 from hotfd.server.poller import NOWHERE, READ_SIZE, Poller
 from hotfd.server.stream import Life, Stream
+from hotfd.state import Codec
 from tests.unit.wire_support import descriptor_limit, nothing_stays_open, on_each_loop, turns
+
+if TYPE_CHECKING:
+    from hotfd.server.connection import Connection
 
 __all__ = ["nothing_stays_open"]
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
+async def answer(conn: Connection[Any]) -> None:
+    async for line in conn:
+        await conn.send(line)
+
+
 class End:
     """A stream on one end of a Unix socket pair, its owner, and the other end."""
 
-    def __init__(self, poller: Poller, framing: Framing, *, sock: socket.socket | None = None) -> None:
-        near, self.peer = socket.socketpair() if sock is None else (sock, None)
+    def __init__(self, poller: Poller, framing: Framing) -> None:
+        near, self.peer = socket.socketpair()
         near.setblocking(False)
         self.inputs = self.lost = self.closed = 0
         self.does: Callable[[], object] = lambda: None
@@ -47,7 +56,6 @@ class End:
         self.closed += 1
 
     def send(self, data: bytes) -> None:
-        assert self.peer is not None
         self.peer.sendall(data)
 
     def unread(self) -> bytes:
@@ -67,8 +75,8 @@ class Rig:
         self.poller = Poller(framing)
         self.ends: list[End] = []
 
-    def end(self, *, start: bool = True, sock: socket.socket | None = None) -> End:
-        made = End(self.poller, self.framing, sock=sock)
+    def end(self, *, start: bool = True) -> End:
+        made = End(self.poller, self.framing)
         self.ends.append(made)
         if start:
             made.stream.start()
@@ -80,8 +88,7 @@ class Rig:
     def close(self) -> None:
         for end in self.ends:
             end.stream.abort()
-            if end.peer is not None:
-                end.peer.close()
+            end.peer.close()
         self.poller.close()
 
 
@@ -194,7 +201,6 @@ async def test_an_end_or_an_error_that_was_read_is_kept_although_the_stream_is_f
         broken.stream.write(b"left unread")
         one.send(b"one\n")
         for end in (ended, broken):
-            assert end.peer is not None
             end.peer.close()
         await turns()
         assert (ended.inputs, broken.inputs) == (0, 0)
@@ -209,7 +215,6 @@ async def test_a_batch_tells_of_ends_and_errors_as_of_frames() -> None:
         broken.stream.write(b"left unread")
         one.send(b"one\n")
         for end in (ended, broken):
-            assert end.peer is not None
             end.peer.close()
         await turns()
         assert [end.inputs for end in made.ends] == [1, 1, 1]
@@ -339,7 +344,8 @@ async def test_who_has_to_do_something_first_does_it_before_the_read_and_only_if
 @on_each_loop
 async def test_what_is_to_be_done_first_may_be_named_and_dropped_while_the_stream_is_polled() -> None:
     with rig() as made:
-        (one, other), marks = made.pair(), []
+        one, other = made.pair()
+        marks: list[str] = []
         one.stream.before_io = lambda: marks.append("one")
         say_to_both(one, other)
         await turns()
@@ -353,7 +359,7 @@ async def test_what_is_to_be_done_first_may_be_named_and_dropped_while_the_strea
 @on_each_loop
 async def test_who_is_alone_and_has_to_do_something_first_reads_by_himself() -> None:
     with rig() as made:
-        one, marks = made.end(), []
+        one, marks = made.end(), list[str]()
         one.stream.before_io = lambda: marks.append("one")
         one.send(b"one\n")
         await turns()
@@ -365,7 +371,6 @@ async def test_a_client_that_sends_without_end_gets_one_read_a_turn_as_all_other
     with rig() as made:
         flood, other = made.pair()
         line = b"x" * 999 + b"\n"
-        assert flood.peer is not None
         flood.peer.setblocking(False)
         turns_told: list[str] = []
 
@@ -392,7 +397,6 @@ async def test_what_the_room_does_not_take_is_read_by_the_streams_themselves() -
         size = 2 * READ_SIZE - 1
         ends = [made.end() for _ in range(2 * _core.POLL_ROOM // READ_SIZE)]
         for end in ends:
-            assert end.peer is not None
             end.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * READ_SIZE)
             end.send(b"x" * size + b"\n")
         made.poller._on_readable()
@@ -474,7 +478,8 @@ async def test_a_descriptor_that_goes_away_within_is_dropped_before_it_does(end:
             fd = end(one.stream)
             if isinstance(fd, int):
                 os.close(fd)
-        one.send(b"for the copy\n") if end is not Stream.abort else None
+        if end is not Stream.abort:
+            one.send(b"for the copy\n")
         await turns()
         assert not select.select([made.poller.open().fileno()], [], [], 0)[0]
         os.close(copy)
@@ -528,6 +533,14 @@ async def test_without_a_descriptor_to_poll_with_a_connection_is_lost_and_the_ne
         other.send(b"other\n")
         await turns()
         assert other.stream.take() == b"other"
+
+
+@on_each_loop
+async def test_a_server_that_has_none_does_not_begin_to_accept() -> None:
+    engine = Engine(answer, Lines(), Codec.of(None))
+    with descriptor_limit(0), pytest.raises(OSError, match="Too many open files"):
+        engine.start_accepting()
+    await engine.stop()
 
 
 @on_each_loop
@@ -589,6 +602,6 @@ async def test_a_stream_that_has_moved_before_it_learns_that_it_is_lost_is_not()
         assert (one.lost, one.stream.life) == (0, Life.DETACHED)
 
 
-def test_one_read_fits_into_the_room_and_no_more_than_is_meant_are_polled_at_once() -> None:
-    assert module.READ_SIZE <= _core.POLL_ROOM
+def test_a_read_fits_into_the_room_and_no_error_is_taken_for_what_was_not_read() -> None:
+    assert READ_SIZE <= _core.POLL_ROOM
     assert -max(errno.errorcode) > _core.POLL_UNREAD

@@ -20,8 +20,8 @@ from hotfd.errors import ConnectionClosed, FrameTooLarge
 from hotfd.framing import Fixed, Framing, LengthPrefix, Lines
 from hotfd.server import poller as polling
 from hotfd.server import stream as module
-from hotfd.server.poller import Poller
-from hotfd.server.stream import LARGE_READ_SIZE, READ_SIZE, Life, Stream
+from hotfd.server.poller import READ_SIZE, Poller
+from hotfd.server.stream import LARGE_READ_SIZE, Life, Stream
 from tests.unit.wire_support import LIMIT, Happening, is_open, nothing_stays_open, on_each_loop, tcp_pair, turns
 
 __all__ = ["nothing_stays_open"]
@@ -228,7 +228,7 @@ async def test_a_handler_that_takes_nothing_stops_the_reading_and_gets_everythin
         sending = asyncio.ensure_future(loop.sock_sendall(made.peer, b"\n".join(lines) + b"\n"))
         await made.until(lambda: len(made.stream.undelivered) > module.READ_HIGH_WATER)
         await turns(20)
-        assert len(made.stream.undelivered) <= module.READ_HIGH_WATER + module.READ_SIZE
+        assert len(made.stream.undelivered) <= module.READ_HIGH_WATER + READ_SIZE
         assert await made.frames(len(lines)) == lines
         await sending
 
@@ -754,7 +754,7 @@ class Ledger:
 @given(
     st.lists(OPERATIONS, min_size=8, max_size=40),
     st.sampled_from([8, module.COMPACT_AT]),
-    st.sampled_from([7, module.READ_SIZE]),
+    st.sampled_from([7, READ_SIZE]),
 )
 def test_at_any_moment_every_byte_is_in_exactly_one_place(
     operations: list[tuple[str, object]], compact_at: int, read_size: int

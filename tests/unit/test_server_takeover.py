@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
+import pytest
+
 from hotfd import _core
+from hotfd.errors import HandoffRefused
 from hotfd.framing import Lines
 from hotfd.server.engine import Engine
 from hotfd.server.takeover import UNHOOKED, Takeover
 from hotfd.state import Codec
 from hotfd.transfer.touch import Mark, TouchMap
-from tests.unit.wire_support import on_each_loop, turns
+from hotfd.wire import messages as m
+from tests.unit.wire_support import descriptor_limit, on_each_loop, turns
 
 
 class Hooked:
@@ -51,6 +55,29 @@ async def test_many_connections_are_unhooked_a_few_in_each_turn_and_the_map_is_c
     assert touches.touched(1), "closed, it knows nothing any more: doubt counts"
     takeover.close()
     os.close(theirs)
+
+
+@on_each_loop
+async def test_a_process_without_a_descriptor_to_poll_connections_with_says_so_before_anything_moves() -> None:
+    old, inherited = _core.channel_pair()
+    engine = Engine(cast("Any", nobody), Lines(), Codec.of(None))
+    takeover = Takeover(inherited, engine, [], healthy=None, import_state=None)
+    setup = m.Setup(m.PROTOCOL, "short of descriptors", 2, os.getpid(), {}, process_schema=False, framings={})
+    _core.send_message(old, m.encode(setup))
+    await takeover.hello()
+    with descriptor_limit(0), pytest.raises(HandoffRefused, match="Too many open files") as refused:
+        await takeover.ready()
+    assert refused.value.code == "descriptor-limit"
+    said = []
+    for _ in range(2):
+        raw = _core.receive_message(old)
+        os.close(raw.pidfd)
+        said.append(m.decode(raw.data))
+    assert isinstance(said[0], m.Hello)
+    assert isinstance(said[1], m.Failed)
+    assert said[1].code == "descriptor-limit"
+    takeover.close()
+    os.close(old)
 
 
 def test_a_mark_in_a_map_that_is_closed_says_nothing() -> None:

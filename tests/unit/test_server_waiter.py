@@ -195,7 +195,6 @@ async def test_a_request_is_answered_before_the_call_for_its_bytes_returns() -> 
 
     async with rig(echo) as made:
         client = await made.client()
-        (connection,) = made.session.connections
 
         def arrive() -> None:
             client.say(b"hello\n")

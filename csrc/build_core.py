@@ -121,7 +121,15 @@ struct hotfd_poll {
 int hotfd_poll_read(const struct hotfd_poll *poll);
 """
 
-SOURCES = ["csrc/message.c", "csrc/memory.c", "csrc/facts.c", "csrc/watch.c", "csrc/scan.c", "csrc/scan_resp.c", "csrc/poll.c"]
+SOURCES = [
+    "csrc/message.c",
+    "csrc/memory.c",
+    "csrc/facts.c",
+    "csrc/watch.c",
+    "csrc/scan.c",
+    "csrc/scan_resp.c",
+    "csrc/poll.c",
+]
 
 ffibuilder = FFI()
 ffibuilder.cdef(CDEF)

@@ -42,6 +42,9 @@ ROUNDS: Final = 16
 DEPTH: Final = 16
 """Frames that a pipelining client sends at once."""
 
+CROWD: Final = 32
+"""Clients that all send at once."""
+
 QUIET: Final = 12
 """Turns of the loop after which a step of a handoff is over: a few are needed, and an empty one costs little."""
 
@@ -125,6 +128,28 @@ async def echoed(meter: Meter) -> dict[str, int]:
             assert await answer(client, len(expected), meter, figure if turn else "nothing") == expected
     await served.close()
     return {figure: ROUNDS * depth for figure, depth in figures.items()}
+
+
+async def crowded(meter: Meter) -> dict[str, int]:
+    """A frame of each of many clients, all of which have sent theirs before the loop turns."""
+    served = Served()
+    echo = served.echo
+    clients = []
+    for _ in range(CROWD):
+        client, descriptor = served.connect()
+        served.engine.welcome_descriptor("here", descriptor)
+        clients.append(client)
+    await echo.until(lambda: echo.started == CROWD)
+    figure = f"an echoed frame, of {CROWD} clients at once"
+    for turn in range(1 + ROUNDS):
+        expected = echo.answered + CROWD
+        for client in clients:
+            client.send(FRAME)
+        with meter(figure if turn else "nothing"):
+            await echo.until(lambda: echo.answered == expected)  # noqa: B023 - ended within this turn
+        assert all(client.recv(2 * len(FRAME)) == FRAME for client in clients)
+    await served.close()
+    return {figure: ROUNDS * CROWD}
 
 
 async def answer(client: socket.socket, size: int, meter: Meter, figure: str) -> bytes:
@@ -237,7 +262,7 @@ async def _move(made: Rig, meter: Meter, old: str, new: str, clients: list[Any])
     os.close(channel)
 
 
-SCENES: Final[tuple[Callable[[Meter], Awaitable[dict[str, int]]], ...]] = (echoed, begun, moved)
+SCENES: Final[tuple[Callable[[Meter], Awaitable[dict[str, int]]], ...]] = (echoed, crowded, begun, moved)
 
 
 async def play(meter: Meter) -> dict[str, int]:

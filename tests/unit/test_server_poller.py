@@ -167,6 +167,18 @@ async def test_who_is_ended_by_anothers_handler_is_told_nothing_of_what_had_come
 
 
 @on_each_loop
+async def test_who_is_closed_by_anothers_handler_and_has_much_to_send_yet_is_not_told_of_its_end() -> None:
+    with rig() as made:
+        one, other = made.pair()
+        other.stream.write(b"x" * (1 << 20))
+        one.does = other.stream.close
+        one.send(b"one\n")
+        other.peer.shutdown(socket.SHUT_WR)
+        await turns()
+        assert (other.inputs, other.stream.life) == (0, Life.FLUSHING)
+
+
+@on_each_loop
 async def test_what_had_come_for_a_closed_descriptor_is_not_given_to_who_has_its_number_then() -> None:
     with rig() as made:
         one, other = made.pair()
@@ -298,6 +310,7 @@ async def test_a_framing_in_python_that_ends_another_stream_of_the_batch_hurts_n
         say_to_both(one, other)
         await turns()
         assert (one.inputs, other.inputs) == (1, 0)
+        assert not other.stream.frame_at_hand
         assert one.stream.take() == b"one"
 
 
@@ -354,6 +367,41 @@ async def test_what_is_to_be_done_first_may_be_named_and_dropped_while_the_strea
         await turns()
         assert marks == ["one"]
         assert (one.inputs, one.stream.undelivered) == (2, b"one\none\n")
+
+
+@on_each_loop
+async def test_who_waits_for_his_peers_end_drops_what_comes_and_sees_that_end() -> None:
+    with rig() as made:
+        one = made.end()
+        one.stream.close()
+        one.send(b"too late\n")
+        await turns()
+        assert (one.unread(), one.stream.undelivered, one.closed) == (b"", b"", 0)
+        one.peer.shutdown(socket.SHUT_WR)
+        await turns()
+        assert (one.closed, one.inputs) == (1, 0)
+
+
+@pytest.mark.parametrize(("framing", "looks"), [(Lines, 1), (Meddling, 2)])
+@on_each_loop
+async def test_what_is_one_whole_frame_is_looked_at_in_the_call_that_reads_it(
+    framing: Callable[[], Framing], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Stream] = []
+    look = Stream.look
+
+    def noted(stream: Stream) -> None:
+        looked.append(stream)
+        look(stream)
+
+    monkeypatch.setattr(Stream, "look", noted)
+    with rig(framing()) as made:
+        one, other = made.pair()
+        one.send(b"one whole line\n")
+        other.send(b"two\nlines\n")
+        await turns()
+        assert [one.stream.take(), other.stream.take(), other.stream.take()] == [b"one whole line", b"two", b"lines"]
+        assert len(looked) == looks
 
 
 @on_each_loop
@@ -453,9 +501,10 @@ async def test_what_is_gathered_is_done_at_the_end_in_its_order(monkeypatch: pyt
     monkeypatch.setattr(_core.SocketPoll, "change", noted)
     with rig() as made:
         one, other = made.pair()
-        with made.poller.gathered(), made.poller.gathered():
-            one.stream.fence()
-            third = made.end()
+        with made.poller.gathered():
+            with made.poller.gathered():
+                one.stream.fence()
+                third = made.end()
             one.stream.unfence()
             other.stream.fence()
             assert calls == []
@@ -478,8 +527,7 @@ async def test_a_descriptor_that_goes_away_within_is_dropped_before_it_does(end:
             fd = end(one.stream)
             if isinstance(fd, int):
                 os.close(fd)
-        if end is not Stream.abort:
-            one.send(b"for the copy\n")
+        one.send(b"for the copy\n")
         await turns()
         assert not select.select([made.poller.open().fileno()], [], [], 0)[0]
         os.close(copy)
@@ -588,6 +636,24 @@ async def test_of_many_that_are_added_only_those_are_lost_that_the_kernel_does_n
             end.send(b"hello\n")
         await turns()
         assert (one.stream.take(), again.stream.take()) == (b"hello", b"hello")
+
+
+@on_each_loop
+async def test_what_cannot_be_dropped_is_dropped_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = _core.SocketPoll.change
+
+    def unknown(sockets: _core.SocketPoll, changes: list[int]) -> list[int]:
+        return [code or errno.ENOENT for code in change(sockets, changes)]
+
+    with rig() as made:
+        one, other = made.pair()
+        with monkeypatch.context() as patch, made.poller.gathered():
+            patch.setattr(_core.SocketPoll, "change", unknown)
+            one.stream.fence()
+            made.poller.settle()
+        say_to_both(one, other)
+        await turns()
+        assert (one.inputs, one.lost, other.inputs) == (0, 0, 1)
 
 
 @on_each_loop

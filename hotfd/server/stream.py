@@ -242,8 +242,8 @@ class Stream:
                 self._head = head
                 return frame
             self._next = 0
-            if at > LARGE_SPANS:
-                self._read_size = READ_SIZE
+            if at > LARGE_SPANS and self._read_size == LARGE_READ_SIZE:
+                self._resize(READ_SIZE)
         self.spans = ()
         if head == len(buffer):
             self._buffer = b""
@@ -283,7 +283,7 @@ class Stream:
         self._buffer = data
         if payload < 0:
             return True
-        self.spans = (payload, payload_end, len(data))
+        self.spans = [payload, payload_end, len(data)]
         return False
 
     def receive_end(self, code: int) -> None:
@@ -304,8 +304,13 @@ class Stream:
         else:
             self._find_frames()
             if not self.spans and len(self._buffer) - self._head >= READ_SIZE:
-                self._read_size = LARGE_READ_SIZE
-                self._poller.update(self)
+                self._resize(LARGE_READ_SIZE)
+
+    def _resize(self, size: int) -> None:
+        """Ask for so many bytes with the next reads."""
+        self._read_size = size
+        if self.slot != NOWHERE:
+            self._poller.update(self)
 
     def tell(self) -> None:
         """Tell the owner of what was received, as the last thing: his handler goes on, and may do anything."""

@@ -1,4 +1,4 @@
-"""The C core seen from Python: descriptors in messages, sealed memory, socket facts, directories, frame scanners.
+"""The C core seen from Python: descriptors in messages, sealed memory, socket facts, directories, frame scanners, polls.
 
 This is the only module that touches cffi. A negative code of the C core becomes an exception in
 :func:`_checked` and nowhere else; what the functions promise is written in ``csrc/hotfd.h``.
@@ -615,7 +615,7 @@ class SocketPoll:
     """Many sockets, and one call that says which of them have something to read, and reads it.
 
     It owns an epoll descriptor, close-on-exec, which is readable itself while any of the sockets is. Each socket has a
-    slot, a number that its caller chooses and gives to no other one in between.
+    slot, a number below :attr:`size` that its caller chooses, and gives to no other one meanwhile.
 
     Args:
         framing: how what is read divides into frames; None to have that not looked at.

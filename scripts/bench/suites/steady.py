@@ -116,8 +116,8 @@ GOALS: Final = (
 """Who should be how many times as fast as whom."""
 
 LIMITS: Final = (
-    "The system calls are the same on both sides: one to receive and one to send per read, and a part of a poll. What hotfd adds "
-    "to them is Python's: to go on with a task and its coroutines, and in them to cut out, take and send a frame. The handler "
+    "The system calls are the same on both sides: one to receive and one to send per read, and a part of a poll, of two with "
+    "hotfd. What hotfd adds to them is Python's: to go on with a task and its coroutines, and in them to cut out, take and send a frame. The handler "
     "of a Protocol is a plain function, and on uvloop what is around it is compiled; its streams have compiled reads and writes too."
 )
 

@@ -23,7 +23,7 @@ from hotfd.server.bus import ConnectionBus
 from hotfd.server.helpers import NO_HELPERS, Helpers
 from hotfd.server.merge import Merge
 from hotfd.server.session import tell_the_end
-from hotfd.server.stream import Life, Stream
+from hotfd.server.stream import OPEN, Life, Stream
 from hotfd.server.subscription import Get, Subscription
 from hotfd.server.tasks import Scope
 from hotfd.server.timers import NONE_PENDING, Timer, Timers
@@ -157,7 +157,7 @@ class Connection(Generic[S]):
                 if stream.spans:
                     self._touch()
                     break
-                if stream.input_over:
+                if stream.end_of_stream or stream.error is not None or stream.life is not OPEN:  # input_over
                     self._touch()
                     self._raise_framing_error()
                     raise StopAsyncIteration
@@ -166,8 +166,7 @@ class Connection(Generic[S]):
                 if waiter.armed:
                     await waiter
             finally:
-                waiter.leave()
-                self._parked = False
+                waiter.armed = waiter.taken = self._parked = False
         return stream.take()
 
     async def receive(self) -> bytes | None:

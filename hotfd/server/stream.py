@@ -132,7 +132,7 @@ class Stream:
         "_fenced",
         "_framing",
         "_head",
-        "_next",
+        "_later",
         "_owner",
         "_poller",
         "_read_size",
@@ -180,8 +180,10 @@ class Stream:
         self._buffer: bytes | bytearray = undelivered
         self._head = 0  # the first byte that is not delivered
         self._read_size = READ_SIZE
-        self.spans: list[int] | tuple[()] = ()  # payload start, payload end, frame end; three per frame at hand
-        self._next = 0  # the first span that is not delivered
+        # Of each frame at hand three offsets: its end, its payload's end and start; the last three are those of the next
+        # frame. What is found while some are at hand comes into `_later`, the other way around, until these are delivered.
+        self.spans: list[int] | tuple[()] = ()
+        self._later: list[int] | tuple[()] = ()
         self._unsent = bytearray(unsent) if unsent else None
         self._writing = self._fenced = self._telling = False
         self.corked = False  # what is unsent was gathered, and flush sends it
@@ -229,21 +231,15 @@ class Stream:
     def take(self) -> bytes:
         """Return the payload of the next frame; it is delivered by this."""
         spans, buffer = self.spans, self._buffer
-        if len(spans) == 3:  # one frame, which is what most reads bring
-            start, end, head = spans
-            frame = buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
-        else:
-            at = self._next
-            start, end, head = spans[at], spans[at + 1], spans[at + 2]
-            frame = buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
-            at += 3
-            if at < len(spans):
-                self._next = at
-                self._head = head
-                return frame
-            self._next = 0
-            if at > LARGE_SPANS and self._read_size == LARGE_READ_SIZE:
-                self._resize(READ_SIZE)
+        if len(spans) > 3:
+            start, end, self._head = spans.pop(), spans.pop(), spans.pop()
+            return buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
+        head, end, start = spans  # type: ignore[misc] # take is for those who have seen that there is one
+        frame = buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
+        if self._later:
+            self._head = head
+            self.spans, self._later = self._later[::-1], ()
+            return frame
         self.spans = ()
         if head == len(buffer):
             self._buffer = b""
@@ -283,7 +279,7 @@ class Stream:
         self._buffer = data
         if payload < 0:
             return True
-        self.spans = [payload, payload_end, len(data)]
+        self.spans = [len(data), payload_end, payload]
         return False
 
     def receive_end(self, code: int) -> None:
@@ -303,8 +299,12 @@ class Stream:
             self._update_reading()
         else:
             self._find_frames()
-            if not self.spans and len(self._buffer) - self._head >= READ_SIZE:
-                self._resize(LARGE_READ_SIZE)
+            undelivered = len(self._buffer) - self._head
+            if not self.spans:
+                if undelivered >= READ_SIZE:
+                    self._resize(LARGE_READ_SIZE)
+            elif undelivered > READ_HIGH_WATER:
+                self._update_reading()
 
     def _resize(self, size: int) -> None:
         """Ask for so many bytes with the next reads."""
@@ -316,9 +316,9 @@ class Stream:
         """Tell the owner of what was received, as the last thing: his handler goes on, and may do anything."""
         if self.life is not OPEN or self._fenced:
             return
-        if self.spans or self.end_of_stream or self.error is not None:
-            if len(self._buffer) - self._head > READ_HIGH_WATER:
-                self._update_reading()
+        if len(self.spans) == 3:  # no reply to a single frame is gathered
+            self._owner._on_input()
+        elif self.spans or self.end_of_stream or self.error is not None:
             self._telling = True
             try:
                 self._owner._on_input()
@@ -370,16 +370,16 @@ class Stream:
     def _rebase(self, buffer: bytearray) -> None:
         """Replace the buffer by one that begins at ``_head``."""
         if self._head:
-            self.spans = [offset - self._head for offset in self.spans[self._next :]]
-            self._next = 0
+            self.spans = [offset - self._head for offset in self.spans]
+            self._later = [offset - self._head for offset in self._later]
             self._head = 0
         self._buffer = buffer
 
     def _find_frames(self) -> None:
         """Look for complete frames behind those that are known."""
-        spans = self.spans
+        spans, later = self.spans, self._later
         try:
-            found = self._scan(self._buffer, spans[-1] if spans else self._head)
+            found = self._scan(self._buffer, later[-1] if later else spans[0] if spans else self._head)
         except FramingError as error:
             self._fail_framing(error)
             return
@@ -387,13 +387,17 @@ class Stream:
             log.event(logging.ERROR, "framing-failed", exc_info=error, framing=self._framing.name)
             self._fail_framing(FramingError(f"the framing {self._framing.name} raised {type(error).__name__}"))
             return
-        if found and spans:
-            if 2 * self._next >= len(spans):  # less often, or each read would cost as much as there are frames at hand
-                spans = self.spans = spans[self._next :]
-                self._next = 0
-            spans += found
-        elif found:
+        if not found:
+            return
+        if not spans:
+            found.reverse()
             self.spans = found
+        elif later:
+            later += found
+        else:
+            self._later = found
+        if len(found) > LARGE_SPANS and self._read_size == LARGE_READ_SIZE:
+            self._resize(READ_SIZE)
 
     def _fail_framing(self, error: FramingError) -> None:
         self.error = error
@@ -645,7 +649,7 @@ class Stream:
             self._finish()
             return
         self._fenced = False
-        self.spans = ()  # nothing is delivered after the end
+        self.spans = self._later = ()  # nothing is delivered after the end
         self.life = Life.FLUSHING
         if self._unsent:
             self._update_reading()
@@ -659,7 +663,7 @@ class Stream:
         """Reset the connection at once, whoever else holds a copy. Idempotent."""
         if self.life in {Life.CLOSED, Life.DETACHED}:
             return
-        self.spans = ()  # as after close
+        self.spans = self._later = ()  # as after close
         with suppress(OSError):  # not connected any more, or a Unix socket, for which close(2) is enough
             _core.abort(self._fd)
         self._finish()

@@ -44,7 +44,7 @@ class Waiter:
         self._loop = loop
         self._asyncio_future_blocking = False
         self._resume: Callable[[Waiter], object] | None = None  # goes on with the task that waits
-        self._context: Context | None = None
+        self._context: Context  # it is there when _resume is
         self.result: Callable[[], object] = NOTHING
         self.armed = self.taken = False
 
@@ -81,13 +81,13 @@ class Waiter:
         Only for a function that the loop itself has called: no task may be running, and the one that goes on may do
         anything to what its caller works on.
         """
-        resume, context = self._resume, self._context
-        if not self.armed or resume is None or context is None:
+        resume = self._resume
+        if resume is None or not self.armed:
             self.wake()
             return
         self.armed = False
         self._resume = None
-        context.run(resume, self)
+        self._context.run(resume, self)
 
     # -- what a task asks of a future ----------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd.bench.measure import Goal, Results, Section, Series, Table, interleave, quotient, ratio
 from hotfd.bench.plots import Bars
+from scripts.bench.building import program
 from scripts.bench.load import Load, LoadFailed
 from scripts.bench.processes import Server, cpu_seconds
 
@@ -47,20 +48,22 @@ RATE, TIME, MIDDLE, TAIL = "frames per second", "processor time per frame", "lat
 
 @dataclass(frozen=True)
 class Kind:
-    """A server: the name of its module, and its event loop."""
+    """A server: the name of its module, and its event loop; the one in C has none."""
 
     module: str
     loop: str = "asyncio"
 
     def __str__(self) -> str:
-        names = {"hotfd": "hotfd", "streams": "streams", "protocol": "Protocol", "threads": "threads"}
-        return names[self.module] if self.module == "threads" else f"{names[self.module]}, {self.loop}"
+        if self in {THREADS, KERNEL}:
+            return {THREADS: "threads", KERNEL: "C"}[self]
+        return f"{'Protocol' if self.module == 'protocol' else self.module}, {self.loop}"
 
 
 HOTFD, STREAMS, PROTOCOL = Kind("hotfd"), Kind("streams"), Kind("protocol")
 UV_HOTFD, UV_STREAMS, UV_PROTOCOL = (Kind(kind.module, "uvloop") for kind in (HOTFD, STREAMS, PROTOCOL))
 THREADS = Kind("threads")
-KINDS: Final = (HOTFD, STREAMS, PROTOCOL, UV_HOTFD, UV_STREAMS, UV_PROTOCOL, THREADS)
+KERNEL = Kind("kernel", "")
+KINDS: Final = (HOTFD, STREAMS, PROTOCOL, UV_HOTFD, UV_STREAMS, UV_PROTOCOL, THREADS, KERNEL)
 
 
 @dataclass(frozen=True)
@@ -115,17 +118,22 @@ GOALS: Final = (
 )
 """Who should be how many times as fast as whom."""
 
+COMPARED: Final = (*((ours, theirs) for ours, theirs, _ in GOALS), (HOTFD, KERNEL))
+"""Who stands beside whom in the table of ratios."""
+
 LIMITS: Final = (
-    "The system calls are the same on both sides: one to receive and one to send per read, and a part of a poll, of two with "
-    "hotfd. What hotfd adds to them is Python's: to go on with a task and its coroutines, and in them to cut out, take and send a frame. The handler "
-    "of a Protocol is a plain function, and on uvloop what is around it is compiled; its streams have compiled reads and writes too."
+    "The system calls are the same on both sides, and with {load} the kernel takes {kernel} a frame for them: of {ours} that {name} "
+    "takes, and {theirs} of {other}. What is left is Python's: to go on with a task and its coroutines, and in them to cut out, "
+    "take and send a frame. The handler of a Protocol is a plain function, and on uvloop what is around it is compiled, and the "
+    "reads and writes of its streams too."
 )
 
 TEXT: Final = """\
 Every server echoes frames; each is a process, and runs on one processor while the client, a program in C, runs on another.
 `streams` are `asyncio.start_server` with `readexactly` or `readline`, `write` and `drain`; `Protocol` is an `asyncio.Protocol`
 by hand: a buffer, a loop over its frames, one `transport.write` for what came together; `threads` has a thread with blocking
-calls for each connection. The programs are `scripts/bench/servers/echo_*.py`. Frames per second say what a client gets; where
+calls for each connection. The programs are `scripts/bench/servers/echo_*.py`. `C` (`scripts/bench/echo.c`) is what the kernel alone
+takes: a loop of epoll_wait, recv and send that looks at nothing. Frames per second say what a client gets; where
 the client is the slower one (64 KiB), the server's processor time per frame says more. Ratios are of the same round.
 
 Before anything is measured, every server has echoed some frames of 256 KiB. asyncio's transports ask for 256 KiB with every
@@ -164,6 +172,8 @@ def run(settings: Settings) -> Section:
 
 
 def _server(kind: Kind, framing: str) -> Server:
+    if kind is KERNEL:  # which no framing concerns
+        return Server([str(program("echo"))], cpu=SERVER_CPU)
     command = ["-m", f"scripts.bench.servers.echo_{kind.module}", "--framing", framing, "--loop", kind.loop]
     return Server([sys.executable, *command], cpu=SERVER_CPU)
 
@@ -223,12 +233,13 @@ def _report(section: Section, results: Mapping[Shape, Results]) -> None:
     section.tables.append(_ratios(results))
     for ours, theirs, bound in GOALS:
         level = "twice as fast as" if bound > 1 else "level with"
+        limits = _limits(results[MAIN], ours, theirs)
         section.goals.append(
             Goal(
                 f"{ours} is {level} {theirs}: {RATE}, {MAIN}",
                 ratio(results[MAIN], RATE, str(ours), str(theirs)),
                 at_least=bound,
-                limits=LIMITS,
+                limits=limits,
             )
         )
         section.goals.append(
@@ -236,7 +247,7 @@ def _report(section: Section, results: Mapping[Shape, Results]) -> None:
                 f"{ours} is {level} {theirs}: frames per second of processor time, geometric mean of all loads",
                 overall(results, ours, theirs),
                 at_least=bound,
-                limits=LIMITS,
+                limits=limits,
             )
         )
     bars = {
@@ -251,6 +262,11 @@ def _report(section: Section, results: Mapping[Shape, Results]) -> None:
         }
         for shape, result in results.items()
     }
+
+
+def _limits(results: Results, ours: Kind, theirs: Kind) -> str:
+    kernel, mine, other = (str(Series("us", (results[str(kind)][TIME].median,))) for kind in (KERNEL, ours, theirs))
+    return LIMITS.format(load=MAIN, kernel=kernel, ours=mine, name=ours, theirs=other, other=theirs)
 
 
 def overall(results: Mapping[Shape, Results], ours: Kind, theirs: Kind) -> Series:
@@ -280,12 +296,12 @@ def _latencies(results: Mapping[Shape, Results]) -> Table:
 
 
 def _ratios(results: Mapping[Shape, Results]) -> Table:
-    """Return by load what the goals ask of all."""
+    """Return by load what the goals ask of all, and how near the kernel's own limit that is."""
 
     def row(shape: Shape, result: Results) -> Sequence[str]:
-        times = (quotient(result[str(theirs)][TIME], result[str(ours)][TIME]) for ours, theirs, _ in GOALS)
+        times = (quotient(result[str(theirs)][TIME], result[str(ours)][TIME]) for ours, theirs in COMPARED)
         return [str(shape), *map(str, times)]
 
-    columns = ["load", *(f"{ours} against {theirs}" for ours, theirs, _ in GOALS)]
+    columns = ["load", *(f"{ours} against {theirs}" for ours, theirs in COMPARED)]
     rows = [row(shape, result) for shape, result in results.items()]
     return Table("Frames per second of processor time, as a ratio", columns, rows)

@@ -4,7 +4,7 @@
 The declarations repeat ``hotfd.h``. Constants and structs end in ``...``: the C compiler fills them in, and
 a difference between the two files is a compile error, not a crash. A ``struct hotfd_look`` is a ``void *`` here:
 Python reads it as the plain numbers that it begins with, which cffi unpacks at once. So it does with an array of
-``struct hotfd_ready``, and writes one of ``struct hotfd_change``.
+``struct hotfd_ready``, and writes those of ``struct hotfd_change`` and ``struct hotfd_reply``.
 """
 
 import os
@@ -119,6 +119,7 @@ struct hotfd_poll {
     struct hotfd_ready *ready;
 };
 int hotfd_poll_read(const struct hotfd_poll *poll);
+int hotfd_poll_send(const uint8_t *data, const void *replies, size_t count, int32_t *sent);
 """
 
 SOURCES = [

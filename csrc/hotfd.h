@@ -372,4 +372,15 @@ struct hotfd_poll {
  */
 int hotfd_poll_read(const struct hotfd_poll *poll);
 
+struct hotfd_reply {
+    int32_t fd;
+    int32_t size; /* bytes in `data`, where the replies stand one behind the other */
+};
+
+/*
+ * Send a reply to each of many sockets. Never blocks, and raises no SIGPIPE. `sent` is for each how many
+ * bytes the kernel has taken, or a negated errno. Returns how many replies it has not taken whole.
+ */
+int hotfd_poll_send(const uint8_t *data, const struct hotfd_reply *replies, size_t count, int32_t *sent);
+
 #endif

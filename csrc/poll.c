@@ -1,4 +1,4 @@
-/* Which of many sockets have something to read, and what: epoll(7), recv(2). */
+/* Which of many sockets have something to read, and what; and replies to them: epoll(7), recv(2), send(2). */
 #include "hotfd.h"
 
 #include <errno.h>
@@ -51,6 +51,19 @@ static int read_one(const struct hotfd_poll *poll, const struct hotfd_slot *slot
         ready->payload_end = whole & 0x7FFF;
     }
     return 1;
+}
+
+int hotfd_poll_send(const uint8_t *data, const struct hotfd_reply *replies, size_t count, int32_t *sent)
+{
+    int cut_short = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct hotfd_reply *reply = &replies[i];
+        ssize_t length = send(reply->fd, data, (size_t)reply->size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent[i] = length < 0 ? -errno : (int32_t)length;
+        cut_short += length != reply->size;
+        data += reply->size;
+    }
+    return cut_short;
 }
 
 int hotfd_poll_read(const struct hotfd_poll *poll)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from hotfd._core._native import ffi, lib
@@ -20,8 +21,6 @@ from hotfd.errors import FrameTooLarge, FramingError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
-
-    from hotfd._core._native import CData
 
     Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -438,7 +437,7 @@ class CompiledFraming:
         ValueError: the parameters make no framing.
     """
 
-    __slots__ = ("max_size", "native")
+    __slots__ = ("max_size", "native", "sought")
 
     def __init__(self, spec: FramingSpec) -> None:
         if not 0 < spec.max_size <= MAX_SIZE:
@@ -454,16 +453,41 @@ class CompiledFraming:
             raise ValueError(f"these parameters make no framing: {spec}")
         self.native = native
         self.max_size = spec.max_size
+        # The byte that ends every frame, if one does.
+        self.sought = spec.delimiter if spec.kind == KIND_DELIMITED and len(spec.delimiter) == 1 else b""
 
+    def is_whole(self, data: bytes) -> bool:
+        """Whether these are ``bytes`` and exactly one frame, no larger than ``HOTFD_WHOLE_MAX``; nothing else is looked at."""
+        return type(data) is bytes and _whole(self.native, data, 0, len(data)) >= 0
 
-# Rooms for what a call finds that no call is using. A scan takes one and puts it back: the interpreter's list
-# operations are atomic, so calls from several threads never share one, and a single thread makes one in its life.
-_idle_rooms: list[CData] = []
 
 # A room is a struct hotfd_look, read as an array of numbers of 64 bits.
 _ROOM_NUMBERS = ffi.sizeof("struct hotfd_look") // 8
 _BOOKMARK = ffi.offsetof("struct hotfd_look", "scan") // 8
 _BOOKMARK_SIZE = ffi.sizeof("struct hotfd_scan")
+
+
+class _Room:
+    """Where a call into C puts what it finds."""
+
+    __slots__ = ("bytes", "numbers")
+
+    def __init__(self) -> None:
+        self.numbers = ffi.new("uint64_t[]", _ROOM_NUMBERS)
+        self.bytes = ffi.buffer(self.numbers, 8 * _ROOM_NUMBERS)  # the same memory
+
+
+# Rooms that no call is using. A scan takes one and puts it back: the interpreter's list operations are atomic, so calls
+# from several threads never share one, and a single thread makes one in its life.
+_idle_rooms: list[_Room] = []
+
+_FEW = 4
+"""Frames below which :mod:`struct` is faster to make Python's numbers of a room's than cffi, whose call costs more to begin
+with."""
+
+_few = tuple(struct.Struct(f"{3 * frames + 1}Q").unpack_from for frames in range(_FEW))
+_six = struct.Struct("6Q").unpack_from
+
 _NOWHERE = ffi.NULL
 _REST = lib.HOTFD_LOOK_REST
 _look = lib.hotfd_look
@@ -484,17 +508,19 @@ class FrameScanner:
 
     Attributes:
         framing: what frames are.
+        need: bytes of the current frame below which another call finds nothing; 0, it may find something at once.
     """
 
-    __slots__ = ("_alone", "_have", "_native", "_need", "_state", "framing")
+    __slots__ = ("_alone", "_have", "_native", "_sought", "_state", "framing", "need")
 
     def __init__(self, framing: CompiledFraming) -> None:
         self.framing = framing
         self._native = framing.native
+        self._sought = framing.sought
         self._alone = True  # the last read was one whole frame, as most are: then there is nothing to remember
         self._state = _NOWHERE
         self._have = 0  # bytes of the current frame that the last call has seen
-        self._need = 0  # bytes of it below which another look finds nothing new
+        self.need = 0
 
     def scan(self, data: bytes | bytearray, start: int) -> list[int]:
         """Find the complete frames in ``data`` from ``start``, at most :data:`MAX_SPANS`.
@@ -515,48 +541,72 @@ class FrameScanner:
             ValueError: ``start`` is outside ``data``, or ``data`` became shorter.
         """
         size = len(data)
-        if self._alone and type(data) is bytes:
-            ends = _whole(self._native, data, start, size)
+        if self._alone:
+            try:
+                ends = _whole(self._native, data, start, size)  # type: ignore[arg-type]
+            except TypeError:  # a bytearray, which cffi does not take as it is
+                ends = -errno.ENOMSG
             if ends >= 0:
                 return [ends >> 15, ends & 0x7FFF, size]
-        self._alone = False
+            self._alone = False
         have = size - start
-        if have < self._need:
+        if have < self.need:
             if have < self._have:
                 self._fail(-errno.EINVAL)
+            return []
+        if self.need > BOOKMARK_FROM and self._is_unended(data, start, have):
             return []
         try:
             room = _idle_rooms.pop()
         except IndexError:
-            room = ffi.new("uint64_t[]", _ROOM_NUMBERS)
+            room = _Room()
         buffer = data if type(data) is bytes else _from_buffer(data)
-        count = _look(self._native, self._state, buffer, start, size, room)
+        count = _look(self._native, self._state, buffer, start, size, room.numbers)
         if count < 0:
             _idle_rooms.append(room)
             self._fail(count)
         if count < _REST:
-            found = _unpack(room, 3 * count)
+            found = _unpack(room.numbers, 3 * count)
             _idle_rooms.append(room)
-            self._need = 0
+            self._have = self.need = 0
             self._state = _NOWHERE
             self._alone = count == 1
             return found
         count -= _REST
-        found = _unpack(room, 3 * count) if count else []
-        self._need = room[3 * count]
+        if count == 1:  # as when reads split large frames; a list of so few is cheaper written out
+            payload, payload_end, end, self.need = _few[1](room.bytes)
+            found = [payload, payload_end, end]
+        else:
+            found = [*_few[count](room.bytes)] if count < _FEW else _unpack(room.numbers, 3 * count + 1)
+            self.need = found.pop()
         self._have = have = size - found[-1] if count else have
-        if have <= BOOKMARK_FROM:
+        if have > BOOKMARK_FROM:
+            self._keep_bookmark(room)
+        else:
             self._state = _NOWHERE
-        elif self._state is _NOWHERE:
-            self._state = ffi.new("struct hotfd_scan *")
-            ffi.memmove(self._state, room + _BOOKMARK, _BOOKMARK_SIZE)
         _idle_rooms.append(room)
         return found
+
+    def _keep_bookmark(self, room: _Room) -> None:
+        if self._state is _NOWHERE:  # else C has moved it
+            self._state = ffi.new("struct hotfd_scan *")
+            ffi.memmove(self._state, room.numbers + _BOOKMARK, _BOOKMARK_SIZE)
+
+    def _is_unended(self, data: bytes | bytearray, start: int, have: int) -> bool:
+        """Whether a long frame that was incomplete still is: what ends it does not occur behind what was seen.
+
+        Its bytes come in many reads, and ``find`` costs a third of what it takes to ask C about a ``bytearray``.
+        """
+        if not self._sought or have > self.framing.max_size or data.find(self._sought, start + self._have) >= 0:
+            return False
+        self._have = have
+        self.need = have + 1
+        return True
 
     def _fail(self, code: int) -> None:
         if code != -errno.EINVAL:  # it stays: nobody can say where the next frame begins
             self._state = ffi.new("struct hotfd_scan *", {"error": code})
-            self._have = self._need = 0
+            self._have = self.need = 0
         if code == -errno.EMSGSIZE:
             raise FrameTooLarge(self.framing.max_size)
         if code == -errno.EBADMSG:
@@ -575,16 +625,20 @@ def resp_words(frame: bytes) -> list[bytes] | None:
     try:
         room = _idle_rooms.pop()
     except IndexError:
-        room = ffi.new("uint64_t[]", _ROOM_NUMBERS)
-    numbers = room
-    count = _words(frame, len(frame), room, _ROOM_NUMBERS // 2)
+        room = _Room()
+    count = _words(frame, len(frame), room.numbers, _ROOM_NUMBERS // 2)
+    if count == 3:  # as most have; nothing is set up for so few
+        first, first_end, second, second_end, third, third_end = _six(room.bytes)
+        _idle_rooms.append(room)
+        return [frame[first:first_end], frame[second:second_end], frame[third:third_end]]
+    numbers = room.numbers
     if count == -errno.E2BIG:
         most = len(frame) // _SHORTEST_WORD
         numbers = ffi.new("uint64_t[]", 2 * most)
         count = _words(frame, len(frame), numbers, most)
-    ends = _unpack(numbers, 2 * count) if count > 0 else []
+    ends = iter(_unpack(numbers, 2 * count) if count > 0 else ())
     _idle_rooms.append(room)
-    return None if count < 0 else [frame[ends[at] : ends[at + 1]] for at in range(0, 2 * count, 2)]
+    return None if count < 0 else [frame[begin : next(ends)] for begin in ends]
 
 
 # ---------------------------------------------------------------- many sockets, read at once
@@ -701,6 +755,23 @@ class SocketPoll:
             _checked(count)
         return _unpack(self._ready, _READY_NUMBERS * count)
 
+    def send(self, data: bytes, replies: list[int]) -> list[int] | None:
+        """Send a reply to each of many sockets; never blocks.
+
+        Args:
+            data: the replies, one behind the other.
+            replies: two numbers for each: the descriptor, and how many bytes the reply has.
+
+        Returns:
+            for each how many bytes the kernel has taken, or a negative errno; None when it has taken everything.
+        """
+        count = len(replies) // 2
+        sent = ffi.new("int32_t[]", count)
+        if not lib.hotfd_poll_send(data, ffi.new("int32_t[]", replies), count, sent):
+            return None
+        return _unpack(sent, count)
+
     def close(self) -> None:
         """Close the epoll descriptor: nothing is polled any more. Idempotent."""
         self._epoll.close()
+        self._fd = self._poll.epoll = -1  # its number may be another descriptor's from here on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from hotfd import _core
 from hotfd.errors import FrameTooLarge, FramingError
@@ -22,6 +22,11 @@ not end, since only ``find`` knows which of its bytes are payload."""
 
 class Scanner(Protocol):
     """Finds the frames of one connection. A bookmark: a fresh one over the same bytes finds the same frames."""
+
+    @property
+    def need(self) -> int:
+        """Bytes from the current frame's first one below which another call finds nothing; 0, it may find something now."""
+        ...  # pragma: no cover - a protocol
 
     def scan(self, data: bytes | bytearray, start: int) -> list[int]:
         """Find the complete frames in ``data`` from ``start``, at most :data:`MAX_SPANS`.
@@ -150,6 +155,8 @@ class PythonScanner:
     """Calls a framing's ``find`` for one connection, and holds it to the rules."""
 
     __slots__ = ("_error", "_framing", "_seen")
+
+    need: Final = 0
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing

@@ -36,7 +36,8 @@ class Lines(NativeFraming):
             ValueError: there is a ``\n`` in it, it ends with a ``\r`` that the reader would drop, or it is
                 larger than ``max_size``.
         """
-        self._check_size(payload)
+        if len(payload) > self.max_size:
+            self._check_size(payload)
         if b"\n" in payload:
             raise ValueError("a line cannot contain a newline")
         if payload.endswith(b"\r") and self.newline == b"\n":

@@ -51,8 +51,9 @@ class Resp(NativeFraming):
         Raises:
             ValueError: it is not exactly one frame, or larger than ``max_size``.
         """
-        self._check_size(payload)
-        self._check_whole(payload)
+        if not self._compiled.is_whole(payload):
+            self._check_size(payload)
+            self._check_whole(payload)
         return payload
 
 

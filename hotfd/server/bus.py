@@ -49,6 +49,7 @@ class Bus:
 
     def __init__(self) -> None:
         self._order = Order(secrets.token_bytes(8), self._applied)
+        self._held = self._order.log.held
         self._starting = False
         self._topics: dict[str, dict[Subscription, None]] = {}
         self._callbacks: dict[str, list[Callback]] = {}
@@ -204,8 +205,9 @@ class Bus:
 
     def wake(self, id: str) -> None:
         """A connection goes on, or has moved: tell who waits for its messages."""
-        for subscription in self._gathered.get(id, {}).values():
-            subscription._wake()
+        if id in self._gathered:
+            for subscription in self._gathered[id].values():
+                subscription._wake()
 
     def waits(self, id: str) -> bool:
         """Whether messages wait for a connection's handler."""
@@ -245,10 +247,10 @@ class Bus:
             mark = self._order.applied
             for each in subscriptions:
                 mark = later_of(mark, each._seen) if each._seen else mark
-            record.mark = list(mark.items())
-            record.subscriptions = [
+            record.mark = tuple(mark.items())
+            record.subscriptions = tuple(
                 SubscriptionRecord(each.topic, each.lost, list(each._messages)) for each in subscriptions
-            ]
+            )
             self._order.hold(connection.id)
 
     def expect(self, record: ConnectionRecord) -> None:
@@ -258,20 +260,20 @@ class Bus:
 
     def release(self, id: str) -> None:
         """A connection is not on its way any more, or another process keeps what it needs. Idempotent."""
-        if self._order.release(id):
+        if id in self._held and self._order.release(id):
             self._admit()
 
     def take_up(self, connection: Connection[Any], record: ConnectionRecord) -> None:
         """Go on with a connection's subscriptions, here as its new owner or as the one that it came back to."""
-        gathered = self._gathered.pop(connection.id, None)
-        if gathered is not None:  # it has never been served elsewhere, and all that has come is here
-            for subscription in gathered.values():
+        id = connection.id
+        if id in self._gathered:  # it has never been served elsewhere, and all that has come is here
+            for subscription in self._gathered.pop(id).values():
                 heir = subscription._heir(connection)
                 self._discard(subscription)
                 self._add(heir)
         elif record.subscriptions:
             self._arrived(connection, record)
-        self.release(connection.id)
+        self.release(id)
 
     def _arrived(self, connection: Connection[Any], record: ConnectionRecord) -> None:
         mark = dict(record.mark)

@@ -95,7 +95,7 @@ class Connection(Generic[S]):
     def __init__(
         self,
         id: str,
-        sock: socket.socket,
+        sock: socket.SocketType,
         framing: Framing,
         state: S,
         session: Session,
@@ -105,7 +105,6 @@ class Connection(Generic[S]):
         resumed: bool,
         keeper: Keeper,
         on_touch: Callable[[], None] | None = None,
-        **buffers: Any,
     ) -> None:
         self.id = id
         self.state = state
@@ -115,7 +114,7 @@ class Connection(Generic[S]):
         self.listener = listener
         self._framing = framing
         self._session = session
-        self._stream = Stream(sock, framing, self, keeper.poller, **buffers)
+        self._stream = Stream(sock, framing, self, keeper.poller)
         self._keeper = keeper
         self._on_touch: Callable[[], None] | None = None
         self._rest: tuple[Callable[[], None], Callable[[], None]] | None = None
@@ -511,7 +510,7 @@ class Connection(Generic[S]):
     def _start(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
         """Run the handler in a scope of its own."""
         self._scope = Scope(self._maybe_boundary, resuming=self._resuming)
-        task = self._scope.run(self._handle(handler), f"{self.id}-handler")
+        task = self._scope.run(self._handle(handler), f"{self.id}-handler", self._stream.loop)
         self._task = self._task or task
 
     async def _handle(self, handler: Callable[[Connection[S]], Awaitable[None]]) -> None:
@@ -536,7 +535,8 @@ class Connection(Generic[S]):
             else:
                 log.event(logging.ERROR, "handler-failed", exc_info=error, connection=self.id)
         finally:
-            self._helpers.stop()
+            if self._helpers is not NO_HELPERS:
+                self._helpers.stop()
             self._leave_scope()
 
     def _leave_scope(self) -> None:
@@ -554,9 +554,10 @@ class Connection(Generic[S]):
         self._stream.close()
 
     def _obstacle(self) -> tuple[str, str] | None:
-        if self._stream.life is not Life.OPEN or (self._task is not None and self._task.done()):
+        task = self._task
+        if self._stream.life is not OPEN or (task is not None and task.done()):
             return "ending", "it is being closed"
-        if self._task is None:
+        if task is None:
             return None
         if self._immovable is not None:
             return "not-movable", self._immovable
@@ -584,22 +585,24 @@ class Connection(Generic[S]):
         if self._gated == closed:
             return
         self._gated = closed
-        self._update_clear()
         self._stream.gate(closed)
         if self._timers is not None and not self._stream.fenced:
             if closed:
                 self._timers.hold()
             else:
                 self._timers.go_on()
-        if not closed:
+        if closed:
+            self._clear = False
+        else:
+            self._update_clear()
             if self._task is None:
                 self._keeper.start_handler(self)
             self._wake()
             self._keeper.bus.wake(self.id)
 
     def _update_clear(self) -> None:
-        held = self._gated or self._resuming or self.handed_off or self._stream.fenced
-        self._clear = not held and self._on_touch is None
+        held = self._on_touch is not None or self._gated or self._resuming or self.handed_off or self._stream.fenced
+        self._clear = not held
 
     def _begun(self) -> None:
         """The handler waits for a frame: if it has started again, it has set up what it needs."""
@@ -661,20 +664,26 @@ class Connection(Generic[S]):
         if self._timers is not None:
             self._timers.moved()
         self._session.moved()
-        self._unfenced()
+        self._act_later = None
+        self._decided()
 
     def _unfenced(self) -> None:
-        """The session goes on here, or has moved: let go who waited to know."""
+        """The session goes on here."""
         self._update_clear()
         if self._timers is not None and not self._gated:
             self._timers.go_on()
         how, self._act_later = self._act_later, None
         if how is not None and not self.handed_off:
             self._act(how)
-        waiters, self._fence_waiters = self._fence_waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        self._decided()
+
+    def _decided(self) -> None:
+        """The session goes on here, or has moved: let go who waited to know."""
+        if self._fence_waiters is not None:
+            waiters, self._fence_waiters = self._fence_waiters, None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
         self._keeper.bus.wake(self.id)
 
     def _touch(self) -> None:
@@ -732,7 +741,7 @@ class Connection(Generic[S]):
         waiter.arm()
         self._parked = current_task(stream.loop) is self._task
         try:
-            if stream.corked:
+            if stream.corked or self._rest is not None:
                 stream.flush()  # may find the connection lost, which wakes the waiter
             if self._rest is not None:
                 self._note_rest()

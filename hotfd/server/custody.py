@@ -74,9 +74,12 @@ class Custody:
         for id in complete:
             bundle = arrived.bundles[id]
             try:
-                self._held[id] = (bundle, self._decode(bundle, arrived.process))
+                if arrived.process is not None:
+                    self._import(bundle, arrived.process)
+                self._held[id] = (bundle, decode_states(bundle, self._read))
                 for record in bundle.connections:
-                    self._bus.expect(record)
+                    if record.subscriptions:
+                        self._bus.expect(record)
             except UnreadableRelease as error:
                 close_all(bundle.descriptors)
                 refusals.append(m.Refusal(id, "config-unreadable", str(error)[: m.MAX_TEXT]))
@@ -85,14 +88,14 @@ class Custody:
                 refusals.append(m.Refusal(id, "state-decode", str(error)[: m.MAX_TEXT]))
         return [id for id in complete if id in self._held], refusals
 
-    def _decode(self, bundle: Bundle, process: bytes | None) -> States:
-        if bundle.record.id == PROCESS and self._import_state is not None and process is not None:
+    def _import(self, bundle: Bundle, process: bytes) -> None:
+        if bundle.record.id == PROCESS and self._import_state is not None:
             import_process_state(self._import_state, process)
-        return decode_states(bundle, self._read)
 
     def take(self, ids: Iterable[int]) -> list[tuple[int, Bundle, States]]:
         """Give sessions away with their decoded states; the caller owns their descriptors."""
-        return [(id, *self._held.pop(id)) for id in ids if id in self._held]
+        held = self._held
+        return [(id, *held.pop(id)) for id in ids if id in held]
 
     def drop(self, ids: Iterable[int]) -> None:
         """Close everything of these sessions; unknown ones say nothing."""

@@ -222,7 +222,7 @@ class Engine:
                 connection._stream.start()
         for connection in adopted:
             stream = connection._stream
-            if stream.frame_at_hand or stream.input_over or connection._items or self.bus.waits(connection.id):
+            if stream.spans or stream.input_over or connection._items or self.bus.waits(connection.id):
                 self.start_handler(connection)
             else:
                 self._unstarted.append(connection)
@@ -258,16 +258,18 @@ class Engine:
     def keep(self, session: Session) -> None:
         """Serve a session; one with the same id was its former self."""
         self.sessions[session.id] = session
-        self._idle.clear()
-        self.rooms.served(session)
+        if session.key is not None:
+            self.rooms.served(session)
 
     def release(self, session: Session) -> None:
         """Serve a session no more; it lives on elsewhere, or as another object here."""
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
-            self.rooms.gone(session, over=False)
+            if session.key is not None:
+                self.rooms.gone(session, over=False)
             self._arrived(session)
-            self._check_idle()
+            if not self.sessions:
+                self._check_idle()
 
     def thinned(self, session: Session) -> None:
         """A connection is not in a session any more: without any it is over, else it may be at a boundary now."""
@@ -337,8 +339,11 @@ class Engine:
 
     def start_handler(self, connection: Connection[Any]) -> None:
         """Start the handler of an adopted connection: it has input, or it is its turn, or its session is here."""
-        if connection._task is None and self.rooms.ready(connection) and connection._task is None:
-            connection._start(self.handler)  # unless joining its session has opened its gate, and with it started it
+        if connection._task is not None:
+            return
+        if connection._joining is not None and (not self.rooms.ready(connection) or connection._task is not None):
+            return  # not yet; or joining its session has opened its gate, and with it started it
+        connection._start(self.handler)
 
     def at_boundary(self, session: Session) -> None:
         """Tell the mover; or renew the handlers of a session that it has left behind."""

@@ -131,11 +131,12 @@ class Escrow:
 
     def close(self) -> None:
         """Close every copy; the new process's own live on. Idempotent."""
-        for bundle in self._bundles.values():
-            close_all(bundle.descriptors)
+        bundles = self._bundles.values()
+        close_all([fd for bundle in bundles for fd in bundle.descriptors])
+        close_all([newcomer.fd for newcomer in self._newcomers.values()])
+        for bundle in bundles:
             for record in bundle.connections:
                 self._on_gone(record.id)
-        close_all([newcomer.fd for newcomer in self._newcomers.values()])
         self._bundles.clear()
         self._by_cookie.clear()
         self._newcomers.clear()

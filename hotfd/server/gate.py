@@ -96,7 +96,7 @@ class Gate:
         """Ask a session; True when it stands at its boundary already, as most do, and is nowhere in the book."""
         if not session.connections or session.fenced or session in self._waiting or session in self._ready:
             return False
-        if self._misreadable(session):
+        if not self._same_framing and self._misreadable(session):
             self._reluctant.append(session)
             return False
         session.gate(True)
@@ -139,7 +139,7 @@ class Gate:
             self.want(session)
 
     def _misreadable(self, session: Session) -> bool:
-        return not self._same_framing and any(connection._stream.has_undelivered for connection in session.connections)
+        return any(connection._stream.has_undelivered for connection in session.connections)
 
     def at_boundary(self, session: Session) -> None:
         """A gated session may be at a boundary, or over (see :class:`hotfd.server.keeper.Mover`)."""
@@ -172,7 +172,7 @@ class Gate:
             if session.obstacle() is not None:
                 self.want(session)  # it has left the boundary since; it will come back to one
                 continue
-            if self._misreadable(session):
+            if not self._same_framing and self._misreadable(session):
                 self._reluctant.append(self.reopen(session))
                 continue
             room -= len(session.connections)
@@ -188,10 +188,12 @@ class Gate:
         """
         chosen = dict.fromkeys(self.batch(size))  # one that has joined and left a session since may be pending twice
         room = size - sum(len(session.connections) for session in chosen)
+        now = self._engine.sessions.get  # what _now asks
         for _ in range(min(len(self.pending), size)):
             if room <= 0:
                 break
-            session = self._now(self.pending.popleft())
+            session = self.pending.popleft()
+            session = now(session.id, session)
             if session in chosen or not self._ask(session):
                 continue
             count = len(session.connections)

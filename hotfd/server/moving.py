@@ -17,8 +17,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -42,6 +42,7 @@ from hotfd.wire.sender import OPEN, Sender
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from hotfd.config.slots import Slots
     from hotfd.config.snapshots import Snapshot
     from hotfd.server.connection import Connection
     from hotfd.server.engine import Engine
@@ -70,40 +71,43 @@ PROCESS: Final = ""
 """The id of the pseudo-session that carries the process-wide state; no connection belongs to it."""
 
 
-@dataclass(slots=True)
 class Item:
-    """One session that is offered. ``session`` is None for the process-wide state."""
+    """One session that is offered.
 
-    wire_id: int
-    session: Session | None
-    bundle: Bundle
-    offered_at: float
-    accepted: bool = False
-    unwinding: int = 0
-    unwound: bool = False
-    written_down: list[Any] = field(init=False)
+    Args:
+        wire_id: its id in the offer.
+        session: the session; None for the process-wide state.
+        bundle: what was written down of it, for a take-back.
+        offered_at: when, by the loop's clock.
 
-    def __post_init__(self) -> None:
-        self.written_down = self._what_changes()
+    Attributes:
+        connections: its connections.
+        accepted: whether the new process can serve it.
+        unwinding: how many of its handlers have been told to unwind and have not ended.
+        unwound: whether all have.
+    """
 
-    @property
-    def connections(self) -> Sequence[Connection[Any]]:
-        """Its connections."""
-        return self.session.connections if self.session is not None else ()
+    __slots__ = (
+        "accepted",
+        "bundle",
+        "connections",
+        "offered_at",
+        "session",
+        "unwinding",
+        "unwound",
+        "wire_id",
+        "written_down",
+    )
 
-    def _what_changes(self) -> list[Any]:
-        session = self.session
-        if session is None:
-            return []
-        found: list[Any] = [session.release, session._timers and session._timers.changes]
-        for connection in session.connections:
-            found += (
-                len(connection._undelivered_items()),
-                connection._joining,
-                connection._act_later,
-                connection._timers and connection._timers.changes,
-            )
-        return found
+    def __init__(self, wire_id: int, session: Session | None, bundle: Bundle, offered_at: float) -> None:
+        self.wire_id = wire_id
+        self.session = session
+        self.bundle = bundle
+        self.offered_at = offered_at
+        self.accepted = self.unwound = False
+        self.unwinding = 0
+        self.connections: Sequence[Connection[Any]] = session.connections if session is not None else ()
+        self.written_down = _what_changes(session) if session is not None else None
 
     @property
     def outdated(self) -> bool:
@@ -112,9 +116,32 @@ class Item:
         An item has come into a merged queue, or a timeout of the handler's own has woken it and it works, or has
         begun to join a session; or a timer was set or cancelled, or a connection is to be closed.
         """
-        return self.session is not None and (
-            self._what_changes() != self.written_down or self.session.obstacle() is not None
-        )
+        session = self.session
+        return session is not None and (_what_changes(session) != self.written_down or session.obstacle() is not None)
+
+
+def _what_changes(session: Session) -> list[Any]:
+    """Return what a session is written down with and can change while it is fenced; two of these are to be compared."""
+    found: list[Any] = [session.release]
+    if session._timers is not None:
+        found.append(session._timers.changes)
+    for connection in session.connections:
+        if _loose_ends(connection) != NO_LOOSE_ENDS:  # else there is nothing, as of most
+            timers = connection._timers
+            found += (
+                connection,
+                len(connection._undelivered_items()),
+                connection._joining,
+                connection._act_later,
+                timers and timers.changes,
+            )
+    return found
+
+
+_loose_ends: Final = attrgetter("_merge", "_items", "_joining", "_act_later", "_timers")
+"""Returns what a connection may have beside its state and its buffers; one call, since every one that moves is asked twice."""
+
+NO_LOOSE_ENDS: Final = (None,) * 5
 
 
 def _raise(error: Exception) -> None:
@@ -172,6 +199,7 @@ class Moving:
         self._on_kept = on_kept
         self._announced = set(announced)
         self._releases = set(releases)  # held for a take-back too: their sessions are not here any more by then
+        self._own_writers = Writers.of(engine)
         self._writers = writers
         self._originals: dict[int, Bundle] = {}  # of what is written for older code: what it was before
         self._loop = asyncio.get_running_loop()
@@ -248,20 +276,21 @@ class Moving:
         self.gate.postpone(left)  # before anything can fail: they are in nobody's book
         if not bundles:
             return len(left)
-        first = bundles[0][1].record.session
-        offer, _ = self._machine.offer(len(bundles))
+        offer, first = self._machine.offer(len(bundles))
         now = self._loop.time()
         if self._asked_at is None:
             self._asked_at = now
-        for session_or_none, bundle in bundles:
-            item = Item(bundle.record.session, session_or_none, self._originals.pop(bundle.record.session, bundle), now)
-            self._items[item.wire_id] = item
-            if session_or_none is not None:
-                self._by_session[session_or_none] = item
+        for wire_id, (session, bundle) in enumerate(bundles, first):
+            item = Item(wire_id, session, self._originals.pop(wire_id, bundle), now)
+            self._items[wire_id] = item
+            if session is not None:
+                self._by_session[session] = item
         try:
             reach(Point.OLD_OFFER)
             self._announce({bundle.record.kind for _, bundle in bundles})
-            self._send_releases({session.release for session, _ in bundles if session is not None and session.release})
+            if self.engine.slots is not None:
+                held = (session.release for session, _ in bundles if session is not None)
+                self._send_releases(self.engine.slots, {release for release in held if release is not None})
             for part in pack(offer, first, [bundle for _, bundle in bundles], process):
                 reach(Point.OLD_PART)
                 self._channel.send(part.message, [part.memfd, *part.descriptors], owned=[part.memfd])
@@ -285,12 +314,12 @@ class Moving:
         if found:
             self._channel.send(m.Kinds(found))
 
-    def _send_releases(self, held: set[Snapshot]) -> None:
+    def _send_releases(self, slots: Slots, held: set[Snapshot]) -> None:
         """Send what the sessions of an offer hold of the configuration and the new process does not know."""
         late = held - self._releases
-        if late and self.engine.slots is not None:
+        if late:
             self._releases |= late
-            send_releases(self._channel, self.engine.slots, late)
+            send_releases(self._channel, slots, late)
 
     def _write_down(
         self, sessions: list[Session], process: bytes | None
@@ -307,15 +336,16 @@ class Moving:
             bundles.append((None, Bundle(SessionRecord(first, PROCESS, 0), [], [])))
         left = deque(sessions)
         try:
-            know_cookies(connection for session in sessions for connection in session.connections)
+            know_cookies(sessions)
             with self.engine.poller.gathered():
                 while left and (room > 0 or self._hold_commits):  # what moves together is one offer, however large
                     session = left[0]
                     session.fence()
                     reach(Point.OLD_FENCED)
                     try:
-                        bundles.append((session, self._captured(session, first + len(bundles))))
-                        room -= bundles[-1][1].size
+                        bundle = self._captured(session, first + len(bundles))
+                        bundles.append((session, bundle))
+                        room -= bundle.size
                         left.popleft()
                     except StateError as error:
                         left.popleft()
@@ -333,9 +363,9 @@ class Moving:
     def _captured(self, session: Session, wire_id: int) -> Bundle:
         """Write a session down; where that is for older code, in this process's own words as well, for a take-back."""
         if self._writers is None:
-            return capture(session, wire_id, Writers.of(self.engine))
+            return capture(session, wire_id, self._own_writers)
         bundle = capture(session, wire_id, self._writers)
-        self._originals[wire_id] = rewritten(bundle, session, Writers.of(self.engine))
+        self._originals[wire_id] = rewritten(bundle, session, self._own_writers)
         return bundle
 
     def _keep(self, session: Session, code: str, detail: str) -> None:
@@ -469,7 +499,7 @@ class Moving:
 
     def _unwound(self, items: list[Item]) -> None:
         """The handlers of these sessions have ended, or have been given up: commit them."""
-        ended = [item for item in items if not self._has_unwound(item)]
+        ended = [item for item in items if not item.unwound and item.wire_id in self._items]
         for item in ended:
             item.unwound = True
             reach(Point.OLD_UNWOUND)
@@ -496,9 +526,9 @@ class Moving:
         # All of it is given up before any of it is said: whatever goes wrong between, nothing is served by both.
         for item in items:
             del self._items[item.wire_id]
+            for connection in item.connections:
+                connection._stream.detach()
             if item.session is not None:
-                for connection in item.session.connections:
-                    connection._stream.detach()
                 del self._by_session[item.session]
             self.escrow.hold(item.wire_id, item.bundle)
             self.committed += 1
@@ -508,10 +538,10 @@ class Moving:
                 self._channel.send(message)
             reach(Point.OLD_COMMITTED)
         finally:  # what is told of them now may follow the commit
-            for item in items:
-                if item.session is not None:
-                    self.engine.release(item.session)
-                    self.tally.count("moved", len(item.bundle.connections))
+            moved = [item.session for item in items if item.session is not None]
+            self.tally.count_moved(moved)
+            for session in moved:
+                self.engine.release(session)
         self._on_change()
 
     def refused(self, refusals: Iterable[m.Refusal]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,6 +76,11 @@ class Log:
     def oldest(self) -> Entry | None:
         """The oldest message that is kept."""
         return self._entries[0] if self._entries else None
+
+    @property
+    def held(self) -> Collection[object]:
+        """The keys for which something is kept firmly, now and later: the same object always."""
+        return self._holds
 
     @property
     def full(self) -> bool:

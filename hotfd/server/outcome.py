@@ -6,14 +6,17 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hotfd import log
 from hotfd.report import Counts, Outcome, Pause, Report
 from hotfd.server.laggards import Sample
+
+if TYPE_CHECKING:
+    from hotfd.server.session import Session
 
 FATES = ("moved", "kept", "returned", "closed")
 
@@ -42,6 +45,11 @@ class Tally:
         self.connections[fate] += connections
         if reason is not None:
             self.reasons[reason] += 1
+
+    def count_moved(self, sessions: Sequence[Session]) -> None:
+        """Count sessions that have moved."""
+        self.sessions["moved"] += len(sessions)
+        self.connections["moved"] += sum([len(session.connections) for session in sessions])
 
     def lose(self, session: str, connections: int) -> None:
         """Count a session that was closed because nobody knows what the dead new process has done with it."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from hotfd import log
 from hotfd.errors import ConnectionClosed, ConnectionMoved, HandedOff
@@ -17,6 +17,8 @@ from hotfd.server.timers import NONE_PENDING, Timer, Timers
 if TYPE_CHECKING:
     from hotfd.config.snapshots import Snapshot
     from hotfd.server.connection import Connection
+
+T = TypeVar("T")
 
 BROADCAST_LIMIT: Final = 1 << 20
 """Unsent bytes above which a member that does not read is ended by a broadcast: nobody waits for it, and what it
@@ -235,14 +237,20 @@ class Session:
         Returns:
             None at a boundary; else a reason code and what it is about, for people.
         """
+        members = self.connections
+        found = members[0]._obstacle() if len(members) == 1 else self._search(lambda member: member._obstacle())
+        if found is None and self._timers is not None and (busy := self._timers.busy()):
+            return "handler-tasks", ", ".join(busy)
+        return found
+
+    def _search(self, look: Callable[[Connection[Any]], T | None]) -> T | None:
+        """Return what the first member says of which anything is said, beginning with the one that has said it last."""
         members, count = self.connections, len(self.connections)
         for at in range(self._looked_at, self._looked_at + count):
-            found = members[at % count]._obstacle()
-            if found is not None:
+            found = look(members[at % count])
+            if found:
                 self._looked_at = at % count
                 return found
-        if self._timers is not None and (busy := self._timers.busy()):
-            return "handler-tasks", ", ".join(busy)
         return None
 
     def stop_helpers(self) -> bool:
@@ -260,12 +268,9 @@ class Session:
 
         Each member that comes to rest asks this of all of them: so it is one search, which goes on where it stopped.
         """
-        members, count = self.connections, len(self.connections)
-        for at in range(self._looked_at, self._looked_at + count):
-            member = members[at % count]
-            if member._helpers.ending or member._obstacle() is not None:
-                self._looked_at = at % count
-                return True
+        members = self.connections
+        if _is_restless(members[0]) if len(members) == 1 else self._search(_is_restless):
+            return True
         return self._timers is not None and bool(self._timers.busy())
 
     def fence(self) -> None:
@@ -292,6 +297,10 @@ class Session:
     def disturbed(self) -> bool:
         """Whether helpers were stopped, so that handlers must start again to go on."""
         return any(connection._helpers.stopped for connection in self.connections)
+
+
+def _is_restless(member: Connection[Any]) -> bool:
+    return (member._helpers is not NO_HELPERS and member._helpers.ending) or member._obstacle() is not None
 
 
 def tell_the_end(callbacks: Iterable[Callable[[], object]], **of: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from hotfd.framing import Framing
     from hotfd.server.engine import Engine
     from hotfd.server.keeper import Keeper
+
+
+NON_BLOCKING: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+"""The type of a socket that is made of a descriptor: it takes it for non-blocking, as it is, without a fcntl(2) that the
+other process would feel."""
 
 
 class UnreadableRelease(StateError):  # noqa: N818 - reads as the condition
@@ -110,32 +115,36 @@ def capture(session: Session, wire_id: int, write: Writers) -> Bundle:
     """
     connections = session.connections
     fenced_ns, write_state = session.fenced_ns, write.connection
-    records = []
+    records, descriptors = [], []
     for connection in connections:
         cookie = connection._cookie
         if cookie is None:
-            know_cookies(connections)
+            know_cookies([session])
             cookie = connection._cookie or 0
         state, items = write_state(connection.state), connection._undelivered_items()
         merged = encode_any(list(items)) if items else None
-        records.append(_capture_connection(connection, wire_id, cookie, fenced_ns, state=state, merged=merged))
+        records.append(_capture_connection(connection, wire_id, cookie, fenced_ns, state, merged))
+        descriptors.append(connection._stream.fileno())
     for connection, written in zip(connections, records, strict=True):
         connection._keeper.bus.capture(connection, written)
-    release = session.release.serial if session.release is not None else 0
-    record = SessionRecord(wire_id, session.id, len(connections), timers=_timers(session), release=release)
-    if session.shared:
+    record = SessionRecord(wire_id, session.id, len(records))
+    if session.release is not None:
+        record.release = session.release.serial
+    if session._timers is not None:
+        record.timers = _timers(session)
+    if session.key is not None:
         record.key, record.kind = session.key, session.kind
         record.state = write.shared(session.kind, session.state)
-    return Bundle(record, records, [connection._stream.fileno() for connection in connections])
+    return Bundle(record, records, descriptors)
 
 
-def know_cookies(connections: Iterable[Connection[Any]]) -> None:
-    """See that each connection knows its socket's SO_COOKIE, which never changes: all are asked for at once.
+def know_cookies(sessions: Iterable[Session]) -> None:
+    """See that each connection of sessions knows its socket's SO_COOKIE, which never changes: all are asked for at once.
 
     Raises:
         OSError: one is no open socket.
     """
-    unknown = [connection for connection in connections if connection._cookie is None]
+    unknown = [connection for session in sessions for connection in session.connections if connection._cookie is None]
     if unknown:
         found = _core.cookies([connection._stream.fileno() for connection in unknown])
         for connection, cookie in zip(unknown, found, strict=True):
@@ -164,7 +173,7 @@ def rewritten(bundle: Bundle, session: Session, write: Writers) -> Bundle:
 
 
 def _capture_connection(
-    connection: Connection[Any], wire_id: int, cookie: int, fenced_ns: int, *, state: bytes, merged: bytes | None
+    connection: Connection[Any], wire_id: int, cookie: int, fenced_ns: int, state: bytes, merged: bytes | None
 ) -> ConnectionRecord:
     stream = connection._stream
     return ConnectionRecord(
@@ -182,7 +191,7 @@ def _capture_connection(
         fenced_ns=fenced_ns,
         merged=merged,
         joining=connection._joining,
-        timers=connection._timers.written() if connection._timers is not None else [],
+        timers=tuple(connection._timers.written()) if connection._timers is not None else (),
     )
 
 
@@ -206,13 +215,12 @@ def restore(
         the session, with streams that do not read yet.
     """
     head = bundle.record
-    session = Session(head.id, head.key, keeper.rooms.kinds.canonical(head.kind), states.shared, states.release)
+    kind = keeper.rooms.kinds.canonical(head.kind) if head.key is not None else ""
+    session = Session(head.id, head.key, kind, states.shared, states.release)
     if head.timers:
         session._have_timers().bring(head.timers)
     for record, fd, state in zip(bundle.connections, bundle.descriptors, states.connections, strict=True):
-        # With SOCK_NONBLOCK the object takes the descriptor for non-blocking, as it is, without a
-        # fcntl(2) that the other process would feel.
-        sock = socket.socket(record.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, fd)
+        sock = socket.SocketType(record.family, NON_BLOCKING, 0, fd)
         connection: Connection[Any] = Connection(
             head.id if record.id == head.id else record.id,  # one object for both, as where it began
             sock,
@@ -224,11 +232,14 @@ def restore(
             resumed=True,
             keeper=keeper,
             on_touch=on_touch,
-            undelivered=record.undelivered,
-            unsent=record.unsent,
-            end_of_stream=record.end_of_stream,
-            write_closed=record.write_closed,
         )
+        if record.undelivered or record.unsent or record.end_of_stream or record.write_closed:
+            connection._stream.bring(
+                record.undelivered,
+                record.unsent,
+                end_of_stream=record.end_of_stream,
+                write_closed=record.write_closed,
+            )
         connection._cookie = record.cookie or None
         connection._joining = record.joining
         if record.timers:
@@ -254,9 +265,7 @@ def renew(session: Session, framing: Framing, keeper: Keeper) -> Session:
     """
     before = list(session.connections)
     items = [list(connection._undelivered_items()) for connection in before]
-    records = [
-        _capture_connection(connection, 0, 0, session.fenced_ns, state=b"", merged=None) for connection in before
-    ]
+    records = [_capture_connection(connection, 0, 0, session.fenced_ns, b"", None) for connection in before]
     for connection in before:
         connection._hand_off()
     descriptors = [connection._stream.detach() for connection in before]
@@ -276,15 +285,16 @@ def decode_states(bundle: Bundle, read: Readers) -> States:
         StateError: this code cannot read it.
         UnreadableRelease: it cannot read the release of the configuration that the session holds.
     """
+    head, read_state, states = bundle.record, read.connection, []
+    shared = read.shared(head.kind, head.state) if head.state is not None else None
     for record in bundle.connections:
+        states.append(read_state(record.state))
         if record.merged is not None:
             _items(record.merged)
         for subscription in record.subscriptions:
             for value in subscription.values:
                 decode_any(value)
-    head = bundle.record
-    shared = read.shared(head.kind, head.state) if head.state is not None else None
-    return States(shared, [read.connection(record.state) for record in bundle.connections], read.release(head))
+    return States(shared, states, read.release(head))
 
 
 def _release_of(slots: Slots | None, origin: Slots | Luggage | None, record: SessionRecord) -> Snapshot | None:
@@ -299,8 +309,8 @@ def _release_of(slots: Slots | None, origin: Slots | Luggage | None, record: Ses
         raise UnreadableRelease("config", str(error)) from None
 
 
-def _timers(session: Session) -> list[tuple[str, float]]:
-    return session._timers.written() if session._timers is not None else []
+def _timers(session: Session) -> tuple[tuple[str, float], ...]:
+    return tuple(session._timers.written()) if session._timers is not None else ()
 
 
 def _encode_name(peername: Any) -> Any:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import fcntl
 import logging
 import os
@@ -33,10 +34,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from hotfd import _core, log
 from hotfd.errors import ConnectionClosed, FramingError
-from hotfd.server.poller import NOWHERE, READ_SIZE
+from hotfd.server.poller import NOWHERE, READ_SIZE, REPLY_SIZE
 
 if TYPE_CHECKING:
-    from hotfd.framing import Framing
+    from hotfd.framing import Framing, Scanner
     from hotfd.server.poller import Poller
 
 MSG_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
@@ -80,7 +81,7 @@ DRAIN_BYTES: Final = 1 << 24
 """Bytes that are read and dropped while waiting for the peer's end."""
 
 
-_family: Final[Callable[[socket.socket], int]] = socket.SocketType.family.__get__
+_family: Final[Callable[[socket.SocketType], int]] = socket.SocketType.family.__get__
 """Reads the address family of a socket as a number: of each connection that moves, no object needs to be looked up."""
 
 
@@ -118,10 +119,6 @@ class Stream:
         framing: where frames end; the poller's.
         owner: who is told what happens.
         poller: who says when there is something to read, and reads it.
-        undelivered: bytes that were received already.
-        unsent: bytes that were written already.
-        end_of_stream: the peer's end was read already.
-        write_closed: this side's direction was shut down already.
     """
 
     __slots__ = (
@@ -131,12 +128,13 @@ class Stream:
         "_fd",
         "_fenced",
         "_framing",
+        "_gathered",
         "_head",
         "_later",
         "_owner",
         "_poller",
         "_read_size",
-        "_scan",
+        "_scanner",
         "_sock",
         "_taken_at",
         "_telling",
@@ -159,34 +157,30 @@ class Stream:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.SocketType,
         framing: Framing,
         owner: Owner,
         poller: Poller,
-        *,
-        undelivered: bytes = b"",
-        unsent: bytes = b"",
-        end_of_stream: bool = False,
-        write_closed: bool = False,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop = poller.loop
         self._sock = sock
         self._fd = sock.fileno()
         self._framing = framing
-        self._scan = framing.scanner().scan
+        self._scanner: Scanner | None = None  # most find their frames without
         self._owner = owner
         self._poller = poller
         self.slot = NOWHERE  # the poller's; only that changes it
-        self._buffer: bytes | bytearray = undelivered
+        self._buffer: bytes | bytearray = b""
         self._head = 0  # the first byte that is not delivered
         self._read_size = READ_SIZE
         # Of each frame at hand three offsets: its end, its payload's end and start; the last three are those of the next
         # frame. What is found while some are at hand comes into `_later`, the other way around, until these are delivered.
         self.spans: list[int] | tuple[()] = ()
         self._later: list[int] | tuple[()] = ()
-        self._unsent = bytearray(unsent) if unsent else None
+        self._unsent: bytearray | None = None
         self._writing = self._fenced = self._telling = False
         self.corked = False  # what is unsent was gathered, and flush sends it
+        self._gathered = False  # the same, and the poller sends it with the replies of others
         self._write_waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drained = 0
@@ -194,11 +188,26 @@ class Stream:
         self._taken_at = 0.0  # when that was seen to change
         self.life = Life.OPEN
         self.error: OSError | FramingError | None = None
-        self.end_of_stream = end_of_stream
-        self.write_closed = write_closed
+        self.end_of_stream = self.write_closed = False
         self.gated = False
         self.hurried = False
         self._before_io: Callable[[], None] | None = None
+
+    def bring(
+        self, undelivered: bytes = b"", unsent: bytes = b"", *, end_of_stream: bool = False, write_closed: bool = False
+    ) -> None:
+        """Take up what another stream of the same socket had left; before :meth:`start`.
+
+        Args:
+            undelivered: bytes that were received already.
+            unsent: bytes that were written already.
+            end_of_stream: the peer's end was read already.
+            write_closed: this side's direction was shut down already.
+        """
+        self._buffer = undelivered
+        self._unsent = bytearray(unsent) if unsent else None
+        self.end_of_stream = end_of_stream
+        self.write_closed = write_closed
 
     def start(self) -> None:
         """Begin to read, and to send what is unsent."""
@@ -289,6 +298,21 @@ class Stream:
         else:
             self.end_of_stream = True
 
+    def cut(self, code: int) -> None:
+        """Reset the connection: this process cannot serve it any more. Of a stream that is read, :meth:`look` has to follow.
+
+        Bytes of it are lost, or will be. Behind a mere end the peer would take what it has got for all there was, and
+        whoever serves it after a move would go on behind the gap.
+
+        Args:
+            code: the errno of what is missing here.
+        """
+        self.error = OSError(code, os.strerror(code))
+        self.spans = ()
+        with suppress(OSError):  # as in abort
+            _core.abort(self._fd)
+        log.event(logging.ERROR, "connection-cut", reason=self.error.strerror)
+
     def look(self) -> None:
         """See what it is that was received."""
         if self.life is not OPEN:
@@ -305,6 +329,8 @@ class Stream:
                     self._resize(LARGE_READ_SIZE)
             elif undelivered > READ_HIGH_WATER:
                 self._update_reading()
+            elif undelivered < READ_SIZE and self._read_size == LARGE_READ_SIZE:
+                self._resize(READ_SIZE)
 
     def _resize(self, size: int) -> None:
         """Ask for so many bytes with the next reads."""
@@ -336,17 +362,17 @@ class Stream:
             self._before_io()
         try:
             data = self._sock.recv(self._read_size, MSG_DONTWAIT)
+            if data:
+                self.receive(data, -1, -1)
+            else:
+                self.receive_end(0)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.error = error
-            self._give_up()
-        else:
-            if not data:
-                self.receive_end(0)
-                self.look()
-            elif self.receive(data, -1, -1):
-                self.look()
+        except MemoryError:
+            self.cut(errno.ENOMEM)
+        self.look()
         self.tell()
 
     # -- frames --------------------------------------------------------------------------------------
@@ -379,7 +405,11 @@ class Stream:
         """Look for complete frames behind those that are known."""
         spans, later = self.spans, self._later
         try:
-            found = self._scan(self._buffer, later[-1] if later else spans[0] if spans else self._head)
+            if self._scanner is None:
+                self._scanner = self._framing.scanner()
+            if not spans and len(self._buffer) - self._head < self._scanner.need:
+                return  # a large frame, of which more has to come
+            found = self._scanner.scan(self._buffer, later[-1] if later else spans[0] if spans else self._head)
         except FramingError as error:
             self._fail_framing(error)
             return
@@ -405,18 +435,13 @@ class Stream:
 
     def _update_reading(self) -> None:
         """Poll for input exactly when a byte would be welcome."""
-        wanted = (
-            not self._fenced
-            and not self.end_of_stream
-            and (
-                self.life is Life.DRAINING
-                or (
-                    self.life is Life.OPEN
-                    and self.error is None
-                    and not (self.spans and len(self._buffer) - self._head > READ_HIGH_WATER)
-                )
-            )
-        )
+        if self._fenced or self.end_of_stream:
+            wanted = False
+        elif self.life is OPEN:
+            full = self.spans and len(self._buffer) - self._head > READ_HIGH_WATER
+            wanted = self.error is None and not full
+        else:
+            wanted = self.life is Life.DRAINING
         if not wanted:
             if self.slot != NOWHERE:
                 self._poller.remove(self, self._fd)
@@ -424,6 +449,15 @@ class Stream:
             self._poller.add(self, self._fd)
         elif self.life is Life.DRAINING:
             self._poller.update(self)
+
+    def refused(self, code: int) -> None:
+        """The poller could not poll it, as an errno says. If that is still so, the connection is lost.
+
+        One that is fenced meanwhile may be another process's; and whoever lets it go on here tries again.
+        """
+        if self.slot == NOWHERE and not self.fenced and self.life not in {Life.CLOSED, Life.DETACHED}:
+            self.cut(code)
+            self.lose(OSError(code, os.strerror(code)))
 
     def lose(self, error: OSError) -> None:
         """The connection is lost: a reset, a timeout, an error of the socket, or nobody can read from it."""
@@ -468,6 +502,12 @@ class Stream:
                 return False
             self.flush()
             return self.congested
+        replies = self._poller.replies
+        if replies is not None and len(data) <= REPLY_SIZE and not self._fenced:
+            self._unsent = bytearray() + data
+            self._gathered = True
+            replies.append(self)
+            return False
         if self._fenced:
             self._unsent = bytearray() + data  # and not bytearray(data): of a number that makes as many zeros
             return self.congested
@@ -492,10 +532,28 @@ class Stream:
 
     def flush(self) -> None:
         """Send gathered replies now."""
-        if self.corked:
-            self.corked = False
+        if self.corked or self._gathered:
+            self.corked = self._gathered = False
             if self._unsent and not self._fenced:
                 self._on_writable()
+
+    def reply(self) -> bytearray | None:
+        """Give away what was gathered, to be sent at once; None if that was done otherwise since, or is not to be done."""
+        if not self._gathered:
+            return None
+        self._gathered = False
+        if self.life is not OPEN or self._fenced:
+            return None
+        if self.write_closed:
+            self._on_writable()  # which sends the end behind it
+            return None
+        reply, self._unsent = self._unsent, None
+        return reply
+
+    def not_sent(self, rest: bytearray) -> None:
+        """The kernel has not taken this part of what :meth:`reply` gave away."""
+        self._unsent = rest
+        self._start_writing()
 
     async def drained(self) -> None:
         """Wait while too much is unsent: back-pressure."""
@@ -514,7 +572,7 @@ class Stream:
     def gate(self, closed: bool) -> None:
         """Say whether a handoff wants this stream; it then waits less for slow readers."""
         self.gated = closed
-        if closed and not self.congested:
+        if closed and self._write_waiter is not None and not self.congested:
             self._wake_writer()
 
     def _on_writable(self) -> None:
@@ -574,8 +632,10 @@ class Stream:
     def fence(self) -> None:
         """Neither read nor write from here on; what is written is kept. The descriptor leaves the poll."""
         self._fenced = True
-        self._stop_writing()
-        self._update_reading()
+        if self._writing:
+            self._stop_writing()
+        if self.slot != NOWHERE:
+            self._poller.remove(self, self._fd)
 
     def unfence(self) -> None:
         """Go on as before :meth:`fence`."""
@@ -594,12 +654,12 @@ class Stream:
     @property
     def undelivered(self) -> bytes:
         """What was received and not delivered."""
-        return bytes(memoryview(self._buffer)[self._head :]) if self.has_undelivered else b""
+        return bytes(memoryview(self._buffer)[self._head :]) if self._head < len(self._buffer) else b""
 
     @property
     def unsent(self) -> bytes:
         """What was written and not taken by the kernel."""
-        return bytes(self._unsent or b"")
+        return bytes(self._unsent) if self._unsent else b""
 
     @property
     def unsent_size(self) -> int:
@@ -621,7 +681,8 @@ class Stream:
         assert self.life is Life.OPEN
         self._poller.settle()
         self.life = Life.DETACHED
-        self._wake_writer()
+        if self._write_waiter is not None:
+            self._wake_writer()
         return self._sock.detach()
 
     def let_go(self) -> None:
@@ -654,7 +715,7 @@ class Stream:
         if self._unsent:
             self._update_reading()
             self._limit(FLUSH_LIMIT)
-            self.corked = False
+            self.corked = self._gathered = False
             self._on_writable()
         else:
             self._drain()

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,6 +57,8 @@ UNHOOKED: Final = 500
 
 HEALTH_INTERVAL: Final = 1.0
 """Seconds between health checks in probation."""
+
+_fenced_ns: Final = attrgetter("fenced_ns")
 
 
 class Takeover:
@@ -469,23 +472,23 @@ class Takeover:
         reach(Point.NEW_COMMIT)
         sessions: list[Session] = []
         fenced: list[int] = []
-        touches = self._touch if self._watched() else None
+        engine, touches = self._engine, self._touch if self._watched() else None
         for id, bundle, states in self._custody.take(ids) if self._custody is not None else ():
             if bundle.record.id == PROCESS:
                 continue
             touch = Mark(touches, id) if touches is not None else None
-            session = restore(bundle, states, self._engine.framing, self._engine, touch)
-            if touch is not None and touches is not None and self._one_unit and len(session.connections) == 1:
+            session = restore(bundle, states, engine.framing, engine, touch)
+            if self._one_unit and touches is not None and touch is not None and len(session.connections) == 1:
                 session.connections[0]._expect_rest(partial(touches.rest, id), touch)
             sessions.append(session)
             reach(Point.NEW_RESTORED)
-            fenced += [record.fenced_ns for record in bundle.connections]
+            fenced.extend(map(_fenced_ns, bundle.connections))
         self._sessions += len(sessions)
         if self._remainder:
             self._taken += [connection for session in sessions for connection in session.connections]
-        self._engine.adopt(sessions)
+        engine.adopt(sessions)
         now = monotonic_ns()
-        self._pauses_ms.extend((now - since) / 1e6 for since in fenced)
+        self._pauses_ms.extend([(now - since) / 1e6 for since in fenced])
         reach(Point.NEW_ADOPTED)
         if self._hold:
             self._hold = False

@@ -58,10 +58,18 @@ class Scope:
         context.run(_SCOPE.set, self)
         return context
 
-    def run(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Start a task whose own children are counted in this scope; the task itself is not."""
+    def run(
+        self, coroutine: Coroutine[Any, Any, Any], name: str, loop: asyncio.AbstractEventLoop | None = None
+    ) -> asyncio.Task[Any]:
+        """Start a task whose own children are counted in this scope; the task itself is not.
+
+        Args:
+            coroutine: what it does.
+            name: its name, for people.
+            loop: the loop that runs, where it is at hand: Python 3.11 looks for it with a system call.
+        """
         context = self.context()
-        loop = asyncio.get_running_loop()
+        loop = loop or asyncio.get_running_loop()
         factory = loop.get_task_factory()
         if isinstance(factory, _Factory) and factory.before is None:  # what it would make, less the way there
             return asyncio.Task(coroutine, loop=loop, name=name, context=context)

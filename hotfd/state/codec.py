@@ -11,6 +11,7 @@ from hotfd.errors import StateError, StateTooNew
 from hotfd.state import schema as schemas
 from hotfd.state.catalogue import ANY, Catalogue
 from hotfd.state.compare import difference, same_by_identity
+from hotfd.state.direct import direct
 from hotfd.state.downgrade import TooNew, Way, way_back
 from hotfd.state.form import Fault, call, type_name
 from hotfd.state.reader import Reader, unpack, upgraded
@@ -39,14 +40,15 @@ class Codec(Generic[S]):
         schema: what a reading process must know of this one's state; JSON-able.
     """
 
-    __slots__ = ("_own", "_root", "_schema", "_shapes", "_target", "_writer", "schema", "version")
+    __slots__ = ("_only", "_own", "_root", "_schema", "_shapes", "_target", "_write", "schema", "version")
 
     def __init__(self, root: Root[S]) -> None:
         self._root = root
         self._shapes = root.catalogue.shapes
         self._schema = schemas.of_shapes(root.schema_name, root.version, root.hint, self._shapes)
         self._target = Target(self._schema, _by_name(self._shapes), root.upgrade is not None, root.give)
-        self._writer = _writer(self._target.shapes, self._schema)
+        self._only = next(iter(root.types)) if root.encode is None and root.types and len(root.types) == 1 else None
+        self._write = _writer(self._target.shapes, self._schema, self._only).encode
         self._own: Callable[[bytes], S] | None = None
         self.version = root.version
         self.schema: dict[str, Any] = msgspec.to_builtins(self._schema)
@@ -75,9 +77,11 @@ class Codec(Generic[S]):
             StateError: something in it cannot travel; it names the path, never the value.
         """
         try:
+            if type(value) is self._only:
+                return self._write(value)
             self._check_type(value)
             encode = self._root.encode
-            return self._writer.encode(value if encode is None else call(encode, "encode", value))
+            return self._write(value if encode is None else call(encode, "encode", value))
         except Fault as fault:
             raise StateError(fault.path(self._root.name), fault.problem) from None
 
@@ -115,15 +119,21 @@ class Codec(Generic[S]):
         if written.root is None and self._root.schema_name is not None:
             # The writer kept nothing, so nothing is lost, and the session begins to keep a state now.
             return lambda _: self.new()
-        read = Reader(written, plan).read
+        reader = Reader(written, plan)
         finish = self._finisher(written, plan)
+
+        def whole(data: bytes) -> S:
+            form = unpack(data)
+            if len(form) != 2:
+                raise Fault("is not the written form of a state")
+            return finish(reader.read(form[1]))
+
+        as_it_is = not plan.root_upgrade and self._root.decode is None
+        read = direct(written, plan, reader, self._root.hint, whole) if as_it_is else whole
 
         def decode(data: bytes) -> S:
             try:
-                form = unpack(data)
-                if len(form) != 2:
-                    raise Fault("is not the written form of a state")
-                return finish(read(form[1]))
+                return read(data)
             except Fault as fault:
                 raise StateError(fault.path(self._root.name), fault.problem) from None
             except RecursionError:
@@ -315,8 +325,8 @@ def _by_name(shapes: dict[type, Shape]) -> dict[str, Shape]:
     return {shape.name: shape for shape in shapes.values()}
 
 
-def _writer(shapes: dict[str, Shape], schema: Schema) -> Writer:
-    return Writer([shapes[name] for name in schema.order()], _entries(shapes.values()))
+def _writer(shapes: dict[str, Shape], schema: Schema, root: type | None = None) -> Writer:
+    return Writer([shapes[name] for name in schema.order()], _entries(shapes.values()), root=root)
 
 
 def _entries(shapes: Iterable[Shape]) -> frozenset[str]:

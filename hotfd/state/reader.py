@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Builder = Callable[[list[Any]], Any]
 
+MALFORMED: Final = (msgspec.DecodeError, OverflowError, RecursionError, TypeError, ValueError)
+"""What decoding raises. TypeError: a map with a key that has no hash. RecursionError: arrays in arrays in arrays."""
+
 _ABSENT_WIRE: Final = [form.ABSENT]
 
 
@@ -69,6 +72,14 @@ class Reader:
             if builder is not None:
                 return builder(wire)
         raise Fault("is not in the written form of a state")
+
+    def field(self, wire: Any) -> Any:
+        """Return the value of the tree of a field, which may have none, and is ABSENT_VALUE then.
+
+        Raises:
+            Fault: it is no tree of this schema.
+        """
+        return ABSENT_VALUE if wire == _ABSENT_WIRE else self.read(wire)
 
     def _items(self, wire: list[Any]) -> list[Any]:
         """Return the items of ``[tag, [item, ...], ...]``."""
@@ -192,7 +203,7 @@ class Reader:
         return lambda wire: call(decode, "decode", self._single(wire))
 
     def _record(self, theirs: TypeSchema, shape: Shape) -> Builder:
-        make, cls = shape.make, shape.cls
+        make = shape.make
         assert make is not None
         if tuple(theirs.fields) != shape.fields:
             return self._rearranged(theirs, shape)
@@ -202,18 +213,14 @@ class Reader:
             values = wire[1:]
             if len(wire) == length and ATOMS.issuperset(map(type, values)):
                 return make(values)
-            found = self._fields(wire, names)
-            if not _has_absent(found):
-                return make(found)
-            return _partial(cls, shape.kind, zip(names, found, strict=True))
+            return made(shape, self._fields(wire, names))
 
         return build
 
     def _rearranged(self, theirs: TypeSchema, shape: Shape) -> Builder:
         """Return the builder for an object whose writer had other fields, or the same ones in another order."""
         raw = self._raw(theirs)
-        cls, names, defaults, make = shape.cls, shape.fields, shape.defaults, shape.make
-        assert make is not None
+        names, defaults = shape.fields, shape.defaults
 
         def build(wire: list[Any]) -> Any:
             old = raw(wire)
@@ -225,9 +232,7 @@ class Reader:
                     values.append(ABSENT_VALUE)
                 else:
                     values.append(call(defaults[name], f"the default of {name}"))
-            if not _has_absent(values):
-                return make(values)
-            return _partial(cls, shape.kind, zip(names, values, strict=True))
+            return made(shape, values)
 
         written = frozenset(theirs.fields)
         return build
@@ -238,10 +243,7 @@ class Reader:
         values: list[Any] = []
         try:
             for item in wire[1:]:
-                if type(item) in ATOMS:
-                    values.append(item)
-                else:
-                    values.append(ABSENT_VALUE if item == _ABSENT_WIRE else self.read(item))
+                values.append(item if type(item) in ATOMS else self.field(item))  # noqa: PERF401 - see _values
         except Fault as fault:
             fault.under(f".{names[len(values)]}")
             raise
@@ -269,20 +271,19 @@ def unpack(data: bytes) -> list[Any]:
     """
     try:
         found = _decode(data)
-    # TypeError: a map with a key that has no hash. RecursionError: arrays in arrays in arrays.
-    except (msgspec.DecodeError, OverflowError, RecursionError, TypeError, ValueError):
+    except MALFORMED:
         found = None
     if type(found) is not list or len(found) < 2 or type(found[0]) is not int or found[0] != form.FORMAT:
         raise Fault(f"is not written in format {form.FORMAT}")
     return found
 
 
-def _no_extension(code: int, data: memoryview) -> Any:
-    # This format uses none of msgpack's extensions.
+def no_extension(code: int, data: memoryview) -> Any:
+    """Refuse an extension of msgpack's; this format uses none."""
     raise ValueError(code, len(data))
 
 
-_decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
+_decode = msgspec.msgpack.Decoder(ext_hook=no_extension).decode
 
 
 def _distinct(make: Callable[[list[Any]], Any], items: list[Any]) -> Any:
@@ -308,17 +309,20 @@ def _enum_member(cls: Any) -> Builder:
     return build
 
 
-def _has_absent(values: list[Any]) -> bool:
-    """Whether a field has no value. By identity: what values of a program's own say to ``==`` is nobody's business here."""
-    return id(ABSENT_VALUE) in map(id, values)
+def made(shape: Shape, values: list[Any]) -> Any:
+    """Return an object of the values of its fields, those included that have none.
 
-
-def _partial(cls: type, kind: str, fields: Any) -> Any:
-    """Build a dataclass object some of whose fields have no value, as it was."""
-    if kind != "dataclass":
+    Raises:
+        Fault: its class always has a value for every field.
+    """
+    # By identity: what values of a program's own say to ``==`` is nobody's business here.
+    if id(ABSENT_VALUE) not in map(id, values):
+        assert shape.make is not None
+        return shape.make(values)
+    if shape.kind != "dataclass":
         raise Fault("has a field without a value")
-    made: Any = object.__new__(cls)
-    for name, value in fields:
+    partial: Any = object.__new__(shape.cls)
+    for name, value in zip(shape.fields, values, strict=True):
         if value is not ABSENT_VALUE:
-            object.__setattr__(made, name, value)
-    return made
+            object.__setattr__(partial, name, value)
+    return partial

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import itertools
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
@@ -159,8 +160,8 @@ def _struct_maker(cls: type[msgspec.Struct], names: tuple[str, ...]) -> Make:
 
     def make(values: Iterable[Any]) -> Any:
         made = copy(template)
-        for name, value in zip(names, values, strict=True):
-            assign(made, name, value)
+        # None of the assignments returns anything, so that any() makes them all: a loop without the interpreter.
+        any(map(assign, itertools.repeat(made), names, values))
         return made
 
     return make
@@ -188,7 +189,7 @@ def _dataclass_shape(cls: type) -> Shape:
         elif field.default is not dataclasses.MISSING:
             defaults[field.name] = _constant(field.default)
     has_dict = cls.__dictoffset__ != 0
-    make = _slots_maker(cls, names) if slots else _dict_maker(cls, names)
+    make = _dataclass_maker(cls, names)
     return _versioned(
         Shape(cls, "dataclass", fields=names, defaults=defaults, slots=slots, has_dict=has_dict, make=make)
     )
@@ -201,24 +202,16 @@ def _slots(cls: type) -> frozenset[str]:
     return frozenset(members)
 
 
-def _dict_maker(cls: type, names: tuple[str, ...]) -> Make:
-    new = object.__new__
+def _dataclass_maker(cls: type, names: tuple[str, ...]) -> Make:
+    # Attribute by attribute, as __init__ does it: an object whose __dict__ was filled as a dict is larger from then on, and
+    # its attributes are slower. The built-in setattr is the faster one; it asks the class, which may have its own way.
+    new, plain = object.__new__, cls.__setattr__ is object.__setattr__  # type: ignore[comparison-overlap]  # not bound
+    assign = setattr if plain else object.__setattr__
 
     def make(values: Iterable[Any]) -> Any:
         made: Any = new(cls)
-        made.__dict__.update(zip(names, values, strict=True))
-        return made
-
-    return make
-
-
-def _slots_maker(cls: type, names: tuple[str, ...]) -> Make:
-    new, assign = object.__new__, object.__setattr__
-
-    def make(values: Iterable[Any]) -> Any:
-        made: Any = new(cls)
-        for name, value in zip(names, values, strict=True):
-            assign(made, name, value)
+        # As with Structs: a loop without the interpreter.
+        any(map(assign, itertools.repeat(made), names, values))
         return made
 
     return make

@@ -3,6 +3,9 @@
 The writer trusts, then checks. Whether an integer fits 64 bits and whether text is valid Unicode is not asked of every
 value: msgpack refuses those that it cannot write, and only then is the value walked again by a *careful* writer, for
 which int and str are no atoms. So a container of atoms is recognised by one pass of ``map(type, ...)`` at C speed.
+
+Of an object's fields those need work that are no atoms. Which these are, and what writes them, depends on the types of
+its values alone, and objects of one class mostly have the same: what has been found is remembered by those types.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
@@ -18,7 +21,8 @@ import msgspec
 
 from hotfd.state import form
 from hotfd.state.downgrade import Descent, TooNew
-from hotfd.state.form import ATOMS, MAX_DEPTH, Fault, call
+from hotfd.state.form import ATOMS, FORMAT, MAX_DEPTH, Fault, call
+from hotfd.state.objects import attributes_of, items_of, no_attributes, several, values_of
 from hotfd.state.plain import PLAIN, write_int, write_str
 from hotfd.state.shapes import ABSENT_VALUE, Shape
 
@@ -27,6 +31,9 @@ Handler = Callable[[Any, int], Any]
 _FACTORY_NAMES: Final = {factory: name for name, factory in form.FACTORIES.items()}
 _CAREFUL_ATOMS: Final = ATOMS - {int, str}
 _NONE: Final[Mapping[type, Descent]] = {}
+
+MAX_REMEMBERED: Final = 64
+"""Combinations of types that are remembered for each class: as many as six fields have each of which may be None."""
 
 
 class Writer:
@@ -37,6 +44,7 @@ class Writer:
         entry_names: keys that are declared (of TypedDicts) and may therefore appear in a path.
         descents: the classes that are not written as they are, but as older code reads them.
         strangers: declared classes that older code does not have.
+        root: the class that all values to write are of, if that is known.
     """
 
     def __init__(
@@ -45,10 +53,11 @@ class Writer:
         entry_names: frozenset[str],
         descents: Mapping[type, Descent] = _NONE,
         strangers: Iterable[Shape] = (),
+        root: type | None = None,
     ) -> None:
         listed, unknown = list(shapes), list(strangers)
-        self._fast = _Walk(listed, entry_names, ATOMS, descents, unknown)
-        self._careful = _Walk(listed, entry_names, _CAREFUL_ATOMS, descents, unknown)
+        self._fast = _Walk(listed, entry_names, ATOMS, descents, unknown).handler(root)
+        self._careful = _Walk(listed, entry_names, _CAREFUL_ATOMS, descents, unknown).handler(root)
         self._encode = msgspec.msgpack.Encoder().encode
 
     def encode(self, value: Any, *trailer: Any) -> bytes:
@@ -63,9 +72,9 @@ class Writer:
         """
         try:
             try:
-                return self._encode((form.FORMAT, self._fast.write(value, 0), *trailer))
+                return self._encode((FORMAT, self._fast(value, 0), *trailer))
             except (OverflowError, UnicodeEncodeError):
-                return self._encode((form.FORMAT, self._careful.write(value, 0), *trailer))
+                return self._encode((FORMAT, self._careful(value, 0), *trailer))
         except RecursionError:
             raise Fault("is nested too deeply for what is left of this thread's stack") from None
 
@@ -85,7 +94,8 @@ class _Walk:
         self._descents = descents
         self._entry_names = entry_names
         self._classes = [shape.cls for shape in shapes]
-        self._handlers: dict[type, Handler] = {
+        self._handlers = _Handlers(self._refuse)
+        self._handlers |= {
             type(ABSENT_VALUE): lambda _, __: (form.ABSENT,),
             list: self._sequence(form.LIST, "[{}]".format),
             tuple: self._sequence(form.TUPLE, "[{}]".format),
@@ -109,17 +119,17 @@ class _Walk:
             if shape.kind != "typeddict":
                 self._handlers[shape.cls] = _stranger_to_older_code(shape.name)
 
+    def handler(self, root: type | None) -> Handler:
+        """Return what writes values of one class, or of any."""
+        return self.write if root is None or root in self._atoms else self._handlers[root]
+
     def write(self, value: Any, depth: int) -> Any:
         """Return the tree of one value, ``depth`` levels below the root."""
         kind = type(value)
-        if kind in self._atoms:
-            return value
-        handler = self._handlers.get(kind)
-        if handler is None:
-            raise Fault(self._stranger(kind))
-        if depth >= MAX_DEPTH:
-            raise Fault(f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
-        return handler(value, depth + 1)
+        return value if kind in self._atoms else self._handlers[kind](value, depth)
+
+    def _refuse(self, value: Any, _: int) -> Any:
+        raise Fault(self._stranger(type(value)))
 
     def _stranger(self, kind: type) -> str:
         name = form.type_name(kind)
@@ -131,11 +141,12 @@ class _Walk:
         return f"is of type {name}, which cannot travel; declare it, keep it out of the state or give State(encode=, decode=)"
 
     def _items(self, items: Iterable[Any], depth: int, step: Callable[[int], str]) -> list[Any]:
-        atoms = self._atoms
+        atoms, inner = self._atoms, depth + 1
+        handlers = self._handlers if inner < MAX_DEPTH else _Handlers(_too_deep)
         written: list[Any] = []
         try:
             for item in items:
-                written.append(item if type(item) in atoms else self.write(item, depth))  # noqa: PERF401 - see below
+                written.append(item if type(item) in atoms else handlers[type(item)](item, inner))  # noqa: PERF401 - see below
         except Fault as fault:
             # As many as are written come before the one that cannot be.
             fault.under(step(len(written)))
@@ -176,7 +187,7 @@ class _Walk:
 
     def _dict_subclass(self, tag: int) -> Handler:
         def write(value: Any, depth: int) -> Any:
-            _no_attributes(value)
+            no_attributes(value)
             return (tag, self._dict(dict(value), depth))
 
         return write
@@ -209,11 +220,12 @@ class _Walk:
             member = _enum(tag, shape.cls)
             return lambda value, depth: (tag, descent.of_member(member(value, depth)[1]))
         if shape.custom is not None:
-            return lambda value, depth: (tag, self.write(descent.of_custom(value), depth))
+            return lambda value, depth: (tag, self._inner(descent.of_custom(value), depth))
+        fields = self._fields(tag, descent.fields)
 
         def write(value: Any, depth: int) -> Any:
-            found = _items_of(value, shape) if shape.kind == "namedtuple" else _attributes(value, shape)
-            return (tag, *self._fields(descent.of_object(value, found), depth))
+            found = items_of(value, shape) if shape.kind == "namedtuple" else attributes_of(value, shape)
+            return fields([item for _, item in descent.of_object(value, found)], depth)
 
         return write
 
@@ -221,21 +233,22 @@ class _Walk:
         assert shape.custom is not None
         encode = shape.custom.encode
         assert encode is not None
+        return lambda value, depth: (tag, self._inner(call(encode, "encode", value), depth))
 
-        def write(value: Any, depth: int) -> Any:
-            return (tag, self.write(call(encode, "encode", value), depth))
-
-        return write
+    def _inner(self, value: Any, depth: int) -> Any:
+        """Return the tree of what a value is written as. That is a level below: what ``encode`` returns may be its like."""
+        if depth + 1 >= MAX_DEPTH and type(value) not in self._atoms:
+            return _too_deep(value, depth)
+        return self.write(value, depth + 1)
 
     def _namedtuple(self, tag: int, shape: Shape) -> Handler:
-        atoms, fields, has_dict = self._atoms, shape.fields, shape.has_dict
+        fields = self._fields(tag, shape.fields)
+        if not shape.has_dict:
+            return fields
 
         def write(value: Any, depth: int) -> Any:
-            if has_dict:
-                _no_attributes(value)
-            if atoms.issuperset(map(type, value)):
-                return (tag, *value)
-            return (tag, *self._fields(zip(fields, value, strict=True), depth))
+            no_attributes(value)
+            return fields(value, depth)
 
         return write
 
@@ -246,94 +259,78 @@ class _Walk:
         # Attribute access may have been taken over by the class; then it is gone round, at a price.
         taken_over = any({"__getattribute__", "__getattr__"} & vars(base).keys() for base in cls.__mro__[:-1])
         if taken_over or (shape.kind == "dataclass" and shape.has_dict):
-            return lambda value, depth: (tag, *self._fields(_attributes(value, shape), depth))
+            fields = self._fields(tag, shape.fields)
+            return lambda value, depth: fields(values_of(value, shape), depth)
         return self._record_in_slots(tag, shape)
 
     def _record_in_dict(self, tag: int, shape: Shape) -> Handler:
-        atoms, names, count = self._atoms, shape.fields, len(shape.fields)
-        take = _several(itemgetter, names)
+        fields, take, count = self._fields(tag, shape.fields), several(itemgetter, shape.fields), len(shape.fields)
 
         def write(value: Any, depth: int) -> Any:
             attributes = value.__dict__
-            # As many attributes as fields, and every field among them: there is nothing else.
-            if len(attributes) == count:
-                try:
-                    values = take(attributes)
-                except KeyError:
-                    pass
-                else:
-                    if atoms.issuperset(map(type, values)):
-                        return (tag, *values)
-                    return (tag, *self._fields(zip(names, values, strict=True), depth))
-            return (tag, *self._fields(_attributes(value, shape), depth))
+            values: Sequence[Any]
+            try:
+                # As many attributes as fields, and every field among them: there is nothing else.
+                values = take(attributes) if len(attributes) == count else values_of(value, shape)
+            except KeyError:
+                values = values_of(value, shape)
+            return fields(values, depth)
 
         return write
 
     def _record_in_slots(self, tag: int, shape: Shape) -> Handler:
-        atoms, names, has_dict = self._atoms, shape.fields, shape.has_dict
-        take = _several(attrgetter, names)
+        fields, take, has_dict = self._fields(tag, shape.fields), several(attrgetter, shape.fields), shape.has_dict
 
         def write(value: Any, depth: int) -> Any:
             if has_dict:
-                _no_attributes(value)
+                no_attributes(value)
+            values: Sequence[Any]
             try:
                 values = take(value)
             except AttributeError:
-                return (tag, *self._fields(_attributes(value, shape), depth))
-            if atoms.issuperset(map(type, values)):
-                return (tag, *values)
-            return (tag, *self._fields(zip(names, values, strict=True), depth))
+                values = values_of(value, shape)
+            return fields(values, depth)
 
         return write
 
-    def _fields(self, fields: Iterable[tuple[str, Any]], depth: int) -> list[Any]:
-        atoms = self._atoms
-        written: list[Any] = []
-        for name, value in fields:
+    def _fields(self, tag: int, names: tuple[str, ...]) -> Callable[[Sequence[Any], int], Any]:
+        """Return what writes an object of a class, given the values of its fields and its level."""
+        remembered: dict[tuple[type, ...], list[tuple[int, Handler]]] = {}
+
+        def write(values: Sequence[Any], depth: int) -> Any:
+            steps = remembered.get(kinds := tuple(map(type, values)))
+            if steps is None:
+                if len(remembered) >= MAX_REMEMBERED:
+                    remembered.clear()
+                steps = remembered[kinds] = self._steps(kinds)
+            if not steps:
+                return (tag, *values)
+            written, inner = [tag, *values], depth + 1
+            if inner >= MAX_DEPTH:
+                steps = [(index, _too_deep) for index, _ in steps]
             try:
-                written.append(value if type(value) in atoms else self.write(value, depth))
+                for index, handle in steps:
+                    written[index] = handle(written[index], inner)
             except Fault as fault:
-                fault.under(f".{name}")
+                fault.under(f".{names[index - 1]}")
                 raise
-        return written
+            return written
+
+        return write
+
+    def _steps(self, kinds: tuple[type, ...]) -> list[tuple[int, Handler]]:
+        """Return what is to be done with fields of these types, behind the tag: with those that are no atoms."""
+        return [(index, self._handlers[kind]) for index, kind in enumerate(kinds, 1) if kind not in self._atoms]
 
 
-def _several(make: Any, names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a getter of several attributes or items that returns a tuple for one and for none as well."""
-    if len(names) > 1:
-        return make(*names)  # type: ignore[no-any-return]  # itemgetter or attrgetter
-    if not names:
-        return lambda _: ()
-    one = make(*names)
-    return lambda value: (one(value),)
+class _Handlers(dict[type, Handler]):
+    """Handlers by class, and one for every other class."""
 
+    def __init__(self, other: Handler) -> None:
+        self._other = other
 
-def _attributes(value: Any, shape: Shape) -> list[tuple[str, Any]]:
-    """Return the fields of an object in detail: one that has no value as ABSENT_VALUE, and nothing overlooked."""
-    attributes: dict[str, Any] = object.__getattribute__(value, "__dict__") if shape.has_dict else {}
-    if shape.kind == "struct":
-        _no_attributes(value)
-    elif extra := sorted(attributes.keys() - set(shape.fields), key=str):
-        fault = Fault("is an attribute and no field, it would be lost; make it a field")
-        fault.under(f".{extra[0]}")
-        raise fault
-    found: list[tuple[str, Any]] = []
-    for name in shape.fields:
-        if shape.kind == "dataclass" and name not in shape.slots:
-            # Not what the class would answer: a default there shows again when the field is left out.
-            found.append((name, attributes.get(name, ABSENT_VALUE)))
-            continue
-        try:
-            found.append((name, object.__getattribute__(value, name)))
-        except AttributeError:
-            found.append((name, ABSENT_VALUE))
-    return found
-
-
-def _items_of(value: Any, shape: Shape) -> list[tuple[str, Any]]:
-    if shape.has_dict:
-        _no_attributes(value)
-    return list(zip(shape.fields, value, strict=True))
+    def __missing__(self, kind: type) -> Handler:
+        return self._other
 
 
 def _stranger_to_older_code(name: str) -> Handler:
@@ -343,11 +340,8 @@ def _stranger_to_older_code(name: str) -> Handler:
     return write
 
 
-def _no_attributes(value: Any) -> None:
-    for name in getattr(value, "__dict__", ()):
-        fault = Fault("is an attribute and would be lost")
-        fault.under(f".{name}")
-        raise fault
+def _too_deep(_: Any, __: int) -> Any:
+    raise Fault(f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
 
 
 def _enum(tag: int, cls: Any) -> Handler:

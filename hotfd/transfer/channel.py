@@ -20,7 +20,6 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,8 +84,10 @@ def is_channel(fd: int) -> bool:
 def close_all(descriptors: Sequence[int]) -> None:
     """Close descriptors, all of them, whatever one says."""
     for fd in descriptors:
-        with suppress(OSError):  # EIO and friends: the descriptor is gone all the same, close(2)
+        try:  # noqa: SIM105 - to make and enter a contextlib.suppress takes twice as long as close(2)
             os.close(fd)
+        except OSError:  # EIO and friends: the descriptor is gone all the same, close(2)
+            pass
 
 
 @dataclass(slots=True)

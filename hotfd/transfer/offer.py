@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from hotfd import _core
 from hotfd.errors import ChannelError
 from hotfd.faults import Point, reach
@@ -25,8 +27,7 @@ MAX_RECORDS: Final = 4 << 30
 """Bytes of one part's records that are accepted; a broken partner cannot make this process map more."""
 
 
-@dataclass(slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, gc=False):
     """One session as it travels. The descriptors are borrowed on the old side, owned on the new one."""
 
     record: records.SessionRecord
@@ -70,21 +71,22 @@ def pack(offer: int, first: int, bundles: Sequence[Bundle], process: bytes | Non
     Raises:
         OSError: no memfd can be made (EMFILE, ENOMEM).
     """
-    flat = [
-        (record, fd) for bundle in bundles for record, fd in zip(bundle.connections, bundle.descriptors, strict=True)
-    ]
-    parts = max(1, -(-len(flat) // CONNECTIONS_PER_PART))
+    connections = [record for bundle in bundles for record in bundle.connections]
+    descriptors = [fd for bundle in bundles for fd in bundle.descriptors]
+    parts = max(1, -(-len(descriptors) // CONNECTIONS_PER_PART))
     heads = {bundle.record.session: bundle.record for bundle in bundles}
     for number in range(parts):
-        window = flat[number * CONNECTIONS_PER_PART : (number + 1) * CONNECTIONS_PER_PART]
-        sessions = [heads.pop(record.session) for record, _ in window if record.session in heads]
-        if number == parts - 1:
-            sessions += heads.values()  # sessions without a connection travel in the last part
-        part = records.Part(sessions, [record for record, _ in window], process if number == 0 else None)
+        window = slice(number * CONNECTIONS_PER_PART, (number + 1) * CONNECTIONS_PER_PART)
+        here = connections[window]
+        if number < parts - 1:
+            sessions = [heads.pop(record.session) for record in here if record.session in heads]
+        else:
+            sessions = list(heads.values())  # those without a connection too
+        part = records.Part(sessions, here, process if number == 0 else None)
         message = messages.OfferPart(offer, number, parts, first, len(bundles))
         reach(Point.OLD_MEMFD)
         memfd = _core.memfd_seal("hotfd-offer", [records.encode_part(part)])
-        yield PackedPart(message, memfd, [fd for _, fd in window])
+        yield PackedPart(message, memfd, descriptors[window])
 
 
 @dataclass(slots=True)
@@ -102,10 +104,6 @@ class _Gathering:
     by_cookie: dict[int, int] = field(default_factory=dict)
     process: bytes | None = None
     arrived: int = 0
-
-    def claim(self, cookie: int, fd: int) -> bool:
-        """Own a descriptor; False, and the caller's still, when its socket is owned already."""
-        return self.by_cookie.setdefault(cookie, fd) == fd
 
 
 class Assembler:
@@ -149,11 +147,12 @@ class Assembler:
             raise
         finally:
             os.close(memfd)
-        twins = [fd for cookie, fd in zip(cookies, connections, strict=True) if not gathering.claim(cookie, fd)]
-        if twins:
-            close_all(twins)
+        found = dict(zip(cookies, connections, strict=True))
+        if len(found) != len(connections) or not found.keys().isdisjoint(gathering.by_cookie.keys()):
+            close_all(connections)
             raise ChannelError("a socket stands twice in it")
-        part = records.decode_part(bytes(data))
+        gathering.by_cookie |= found
+        part = records.decode_part(data)
         gathering.sessions += part.sessions
         gathering.connections += part.connections
         if part.process is not None:
@@ -173,20 +172,22 @@ class Assembler:
 
 def _match(part: messages.OfferPart, gathering: _Gathering) -> Arrived:
     """Tie each record to its descriptor by cookie; every record and every descriptor must be used."""
-    expected = range(part.first, part.first + part.sessions)
     bundles = {record.session: Bundle(record, [], []) for record in gathering.sessions}
-    if len(gathering.sessions) != part.sessions or any(id not in bundles for id in expected):
+    expected = range(part.first, part.first + part.sessions)
+    if len(gathering.sessions) != part.sessions or not all(map(bundles.__contains__, expected)):
         raise ChannelError("its sessions are not those that it announces")
     if len(gathering.connections) != len(gathering.by_cookie):
         raise ChannelError("it has another number of records than of sockets")
-    used: set[int] = set()
+    # As many records as sockets, and the same cookies: so each stands there once.
+    if {record.cookie for record in gathering.connections} != gathering.by_cookie.keys():
+        raise ChannelError("a record and its socket do not belong together")
+    by_cookie = gathering.by_cookie
     for record in gathering.connections:
-        fd = gathering.by_cookie.get(record.cookie)
-        if fd is None or record.session not in bundles or record.cookie in used:
-            raise ChannelError("a record and its socket do not belong together")
-        used.add(record.cookie)
-        bundles[record.session].connections.append(record)
-        bundles[record.session].descriptors.append(fd)
+        bundle = bundles.get(record.session)
+        if bundle is None:
+            raise ChannelError("a connection belongs to none of its sessions")
+        bundle.connections.append(record)
+        bundle.descriptors.append(by_cookie[record.cookie])
     for bundle in bundles.values():
         if bundle.record.connections != len(bundle.connections):
             raise ChannelError("a session lacks a connection")

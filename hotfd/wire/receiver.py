@@ -127,7 +127,7 @@ class Receiver:
             case m.OfferPart():
                 return self._part(message)
             case m.Commit(ids=ids):
-                return self._change(ids, frozenset({Stage.ACCEPTED}), Stage.OWNED)
+                return self._change(ids, (Stage.ACCEPTED,), Stage.OWNED)
             case m.Revoke(ids=ids):
                 return self._revoke(ids)
             case m.Abort():
@@ -146,7 +146,7 @@ class Receiver:
         if unheard != list(range(self._next_session, self._next_session + len(unheard))):
             raise ChannelError("a revocation of sessions that are not the next to be offered")
         heard = [id for id in live if id < self._next_session]
-        revoked = self._change(heard, frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED}), Stage.REVOKED)
+        revoked = self._change(heard, _UNDECIDED, Stage.REVOKED)
         self._next_session += len(unheard)
         return revoked
 
@@ -170,13 +170,13 @@ class Receiver:
             self._gathering[part.offer] = offer
             self._next_offer = part.offer + 1
             self._next_session = offer.first + offer.sessions
-            self.sessions.update((id, Stage.GATHERING) for id in offer.ids)
+            self.sessions.update(dict.fromkeys(offer.ids, Stage.GATHERING))
         offer.arrived.add(part.part)
         if len(offer.arrived) < offer.parts:
             return []
         del self._gathering[part.offer]
         held = [id for id in offer.ids if self.sessions[id] is Stage.GATHERING]
-        self.sessions.update((id, Stage.HELD) for id in held)
+        self.sessions.update(dict.fromkeys(held, Stage.HELD))
         return held
 
     def _open(self, part: m.OfferPart) -> Offer:
@@ -212,14 +212,14 @@ class Receiver:
         return [m.Refuse(changed[i : i + _REFUSALS]) for i in range(0, len(changed), _REFUSALS)]
 
     def _settle(self, ids: Iterable[int], to: Stage) -> list[int]:
-        changed = []
+        changed, stage_of = [], self.sessions.get
         for id in ids:
-            stage = self.sessions.get(id)
+            stage = stage_of(id)
             if stage is Stage.HELD or (stage is Stage.GATHERING and to is Stage.REFUSED):
                 changed.append(id)
             elif stage is not Stage.REVOKED:
                 raise ValueError(f"session {id} is {stage}, it cannot become {to.value}")
-        self.sessions.update((id, to) for id in changed)
+        self.sessions.update(dict.fromkeys(changed, to))
         return changed
 
     def settle(self, p50: float, p99: float, longest: float) -> m.Message:
@@ -235,8 +235,8 @@ class Receiver:
         """
         if self.phase is Phase.ABORTED:
             return []
-        bequeathed = [id for id, stage in self.sessions.items() if stage in {Stage.HELD, Stage.ACCEPTED}]
-        self.sessions.update((id, Stage.OWNED) for id in bequeathed)
+        bequeathed = [id for id, stage in self.sessions.items() if stage in (Stage.HELD, Stage.ACCEPTED)]
+        self.sessions.update(dict.fromkeys(bequeathed, Stage.OWNED))
         self._gathering.clear()
         self.phase = Phase.ORPHANED
         return bequeathed
@@ -253,13 +253,14 @@ class Receiver:
 
     # ------------------------------------------------------------------------------------------------
 
-    def _change(self, ids: list[int], allowed: frozenset[Stage], to: Stage) -> list[int]:
+    def _change(self, ids: list[int], allowed: tuple[Stage, ...], to: Stage) -> list[int]:
         if len(set(ids)) != len(ids):
             raise ChannelError("an id stands twice in a message")
+        stage_of = self.sessions.get
         for id in ids:
-            if self.sessions.get(id) not in allowed:
-                raise ChannelError(f"session {id} is {self.sessions.get(id)}, it cannot become {to.value}")
-        self.sessions.update((id, to) for id in ids)
+            if stage_of(id) not in allowed:
+                raise ChannelError(f"session {id} is {stage_of(id)}, it cannot become {to.value}")
+        self.sessions.update(dict.fromkeys(ids, to))
         return ids
 
     def _advance(self, before: Phase, after: Phase) -> None:
@@ -268,6 +269,8 @@ class Receiver:
         self.phase = after
 
 
-_UNDECIDED = frozenset({Stage.GATHERING, Stage.HELD, Stage.ACCEPTED})
+_UNDECIDED = (Stage.GATHERING, Stage.HELD, Stage.ACCEPTED)
+"""No set: to hash a member of an enum takes longer than to compare."""
+
 _REFUSALS = 7
 """Refusals in one packet of 64 KiB: each may bring 1,024 characters of four bytes, twice."""

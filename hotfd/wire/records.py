@@ -24,7 +24,7 @@ MAX_TIMER_NAME: Final = 255
 
 Left = Annotated[float, msgspec.Meta(ge=0.0, le=sys.float_info.max)]  # the upper bound shuts infinity out
 Timers = Annotated[
-    list[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TIMER_NAME)], Left]],
+    tuple[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TIMER_NAME)], Left], ...],
     msgspec.Meta(max_length=MAX_TIMERS),
 ]
 
@@ -38,7 +38,7 @@ class SubscriptionRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 class ConnectionRecord(msgspec.Struct, array_like=True, gc=False):
-    """One connection at its frame boundary.
+    """One connection at its frame boundary. Most have none of what comes in tuples: there is one empty tuple for all.
 
     Attributes:
         session: the wire id of its session.
@@ -74,9 +74,9 @@ class ConnectionRecord(msgspec.Struct, array_like=True, gc=False):
     fenced_ns: int = 0
     merged: bytes | None = None
     joining: tuple[str, str] | None = None
-    timers: Timers = []
-    subscriptions: list[SubscriptionRecord] = []
-    mark: list[tuple[bytes, Id]] = []
+    timers: Timers = ()
+    subscriptions: tuple[SubscriptionRecord, ...] = ()
+    mark: tuple[tuple[bytes, Id], ...] = ()
 
 
 class SessionRecord(msgspec.Struct, array_like=True, gc=False):
@@ -91,7 +91,7 @@ class SessionRecord(msgspec.Struct, array_like=True, gc=False):
     key: str | None = None
     state: bytes | None = None
     kind: str = ""
-    timers: Timers = []
+    timers: Timers = ()
     release: Id = 0
 
 

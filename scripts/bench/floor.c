@@ -1,13 +1,15 @@
 /* The floor: what the kernel alone takes to give connections from one process to a fresh one.
  *
- *     floor CONNECTIONS BATCH BYTES ROUNDS
+ *     floor CONNECTIONS BATCH BYTES ROUNDS [cookies]
  *
  * One process holds the clients' ends of TCP connections on loopback and does nothing else. A second has
  * accepted them and gives them away, BATCH descriptors a message (SCM_RIGHTS, unix(7)) over a SOCK_SEQPACKET
  * pair, with BYTES of data for each of them, or with one byte in all when BYTES is 0, since a message needs
  * one. A third, which has nothing but what it is given, receives them close-on-exec and says one byte when it
  * has all: a fresh process in each round, as in a handoff, since the table of its descriptors has to grow. No
- * record is written or read, no message answered. The sender keeps its copies, as a handoff does.
+ * record is written or read, no message answered. The sender keeps its copies, as a handoff does. With the
+ * word `cookies` the receiver also asks the kernel which socket each is (SO_COOKIE, socket(7)), and makes
+ * nothing of the answers: what it takes to trust no order.
  *
  * Prints one line a round: the microseconds from before the first message until that one byte has come.
  */
@@ -15,6 +17,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,11 +131,25 @@ static long receive(int channel, int *fds)
     return (long)(size / sizeof(int));
 }
 
-/* Exits when all have come and are counted; the descriptors are closed with the process. */
-static _Noreturn void be_receiver(int channel, long connections, int *fds)
+static void ask_cookies(const int *fds, long count)
 {
-    for (long have = 0; have < connections;)
-        have += receive(channel, fds + have);
+    for (long i = 0; i < count; i++) {
+        uint64_t cookie;
+        socklen_t size = sizeof cookie;
+        if (getsockopt(fds[i], SOL_SOCKET, SO_COOKIE, &cookie, &size) < 0)
+            die("SO_COOKIE");
+    }
+}
+
+/* Exits when all have come and are counted; the descriptors are closed with the process. */
+static _Noreturn void be_receiver(int channel, long connections, int *fds, bool cookies)
+{
+    for (long have = 0; have < connections;) {
+        long more = receive(channel, fds + have);
+        if (cookies)
+            ask_cookies(fds + have, more);
+        have += more;
+    }
     if (send(channel, "", 1, MSG_NOSIGNAL) != 1)
         die("send");
     exit(0);
@@ -180,8 +197,9 @@ static int listen_on_loopback(struct sockaddr_in *address)
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: floor CONNECTIONS BATCH BYTES ROUNDS\n");
+    bool cookies = argc == 6 && strcmp(argv[5], "cookies") == 0;
+    if (argc != 5 && !cookies) {
+        fprintf(stderr, "usage: floor CONNECTIONS BATCH BYTES ROUNDS [cookies]\n");
         return 2;
     }
     long connections = number(argv[1], 1, 1000000), batch = number(argv[2], 1, MOST_DESCRIPTORS);
@@ -196,7 +214,7 @@ int main(int argc, char **argv)
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
             die("socketpair");
         if ((receivers[round] = fork_child()) == 0)
-            be_receiver(pair[1], connections, fds);
+            be_receiver(pair[1], connections, fds, cookies);
         close(pair[1]);
         channels[round] = pair[0];
     }

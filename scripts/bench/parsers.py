@@ -21,51 +21,48 @@ SMALL: Final = 4096
 a larger one is gathered in a ``bytearray``, so that no read copies what came before it."""
 
 
-FEW: Final = 3 * 8
-"""Offsets, three per frame, up to which a plain loop over them is cheaper than to set up a comprehension."""
-
-
-def _joined(buffer: bytes | bytearray, data: bytes) -> bytes | bytearray:
-    """Return what has come so far as one piece."""
-    if len(buffer) <= SMALL:
-        return bytes(buffer) + data
-    if type(buffer) is bytes:
-        buffer = bytearray(buffer)
-    buffer += data
-    return buffer
-
-
 def scanned(framing: Framing, reads: Sequence[bytes]) -> list[bytes]:
     """Find frames with a scanner: offsets from C, payloads cut out in Python."""
-    scan = framing.scanner().scan
+    scanner = framing.scanner()
+    scan = scanner.scan
     found: list[bytes] = []
     buffer: bytes | bytearray = b""
     for data in reads:
-        buffer = _joined(buffer, data) if buffer else data
+        if not buffer:
+            buffer = data
+        else:
+            if len(buffer) > SMALL and type(buffer) is bytes:
+                buffer = bytearray(buffer)
+            buffer += data
+            if len(buffer) < scanner.need:
+                continue
         start = 0
         while spans := scan(buffer, start):
-            start = spans[-1]
-            if len(spans) == 3 and start == len(buffer) and type(buffer) is bytes:
-                found.append(buffer[spans[0] : spans[1]])
-                break
-            if type(buffer) is not bytes:
-                with memoryview(buffer) as view:
-                    found += [bytes(view[spans[at] : spans[at + 1]]) for at in range(0, len(spans), 3)]
-            elif len(spans) <= FEW:
-                for at in range(0, len(spans), 3):
-                    found.append(buffer[spans[at] : spans[at + 1]])
+            if len(spans) == 3 and type(buffer) is bytes:
+                begin, end, start = spans
+                found.append(buffer[begin:end])
             else:
-                three = iter(spans)
-                found += [buffer[begin:end] for begin, end, _ in zip(three, three, three, strict=True)]
+                found += payloads(buffer, spans)
+                start = spans[-1]
             if start == len(buffer):
+                buffer, start = b"", 0
                 break
-        if start == len(buffer):
-            buffer = b""
-        elif type(buffer) is bytes:
+            if len(buffer) - start < scanner.need:
+                break
+        if start:
             buffer = buffer[start:]
-        else:
-            del buffer[:start]  # type: ignore[union-attr]
     return found
+
+
+def payloads(buffer: bytes | bytearray, spans: Sequence[int]) -> list[bytes]:
+    """Return what of a buffer these spans deliver."""
+    if type(buffer) is not bytes:
+        with memoryview(buffer) as view:
+            return [bytes(view[spans[at] : spans[at + 1]]) for at in range(0, len(spans), 3)]
+    if len(spans) == 2 * 3:  # nothing is set up for so few
+        return [buffer[spans[0] : spans[1]], buffer[spans[3] : spans[4]]]
+    three = iter(spans)
+    return [buffer[begin:end] for begin, end, _ in zip(three, three, three, strict=True)]
 
 
 def commands(reads: Sequence[bytes]) -> list[list[bytes]]:

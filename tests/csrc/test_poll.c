@@ -249,6 +249,38 @@ static void what_is_no_epoll_descriptor_is_an_error(void)
     CHECK_EQUAL(slots[0].reads, 0);
 }
 
+static void replies_are_sent_one_behind_the_other_and_it_is_said_what_the_kernel_has_taken(void)
+{
+    int one[2], full[2], gone[2], other[2];
+    CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, one), 0);
+    CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, full), 0);
+    CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, gone), 0);
+    CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, other), 0);
+    static const uint8_t much[1 << 12];
+    while (send(full[0], much, sizeof much, MSG_DONTWAIT) > 0)
+        continue;
+    close(gone[1]);
+    const struct hotfd_reply replies[] = {{one[0], 5}, {full[0], 3}, {gone[0], 4}, {other[0], 6}};
+    int32_t sent[4] = {0};
+    CHECK_EQUAL(hotfd_poll_send((const uint8_t *)"first...gonesecond", replies, 4, sent), 2);
+    CHECK_EQUAL(sent[0], 5);
+    CHECK_EQUAL(sent[1], -EAGAIN);
+    CHECK_EQUAL(sent[2], -EPIPE);
+    CHECK_EQUAL(sent[3], 6);
+    CHECK_EQUAL(recv(one[1], room, ROOM, MSG_DONTWAIT), 5);
+    CHECK(memcmp(room, "first", 5) == 0);
+    CHECK_EQUAL(recv(other[1], room, ROOM, MSG_DONTWAIT), 6);
+    CHECK(memcmp(room, "second", 6) == 0);
+    CHECK_EQUAL(hotfd_poll_send((const uint8_t *)"first", replies, 1, sent), 0);
+    CHECK_EQUAL(hotfd_poll_send((const uint8_t *)"", replies, 0, sent), 0);
+    for (int i = 0; i < 2; i++) {
+        close(one[i]);
+        close(full[i]);
+        close(other[i]);
+    }
+    close(gone[0]);
+}
+
 int main(void)
 {
     RUN(what_has_come_is_read_one_behind_the_other);
@@ -261,5 +293,6 @@ int main(void)
     RUN(what_is_heard_of_a_closed_descriptor_is_never_taken_for_another_ones);
     RUN(many_changes_are_made_in_their_order_and_each_has_its_code);
     RUN(what_is_no_epoll_descriptor_is_an_error);
+    RUN(replies_are_sent_one_behind_the_other_and_it_is_said_what_the_kernel_has_taken);
     return 0;
 }

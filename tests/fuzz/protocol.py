@@ -126,8 +126,8 @@ PART: Final = records.Part(
         records.ConnectionRecord(0, 11, "c0", "127.0.0.1:7000", 2, ("127.0.0.1", 4000), STATE, b"half", b"unsent"),
         records.ConnectionRecord(
             1, 12, "c1", "unix:/x", 1, b"/client", STATE, merged=encode_any([(0, "a")]), joining=("k", "match"),
-            timers=[("tick", 1.5)], subscriptions=[records.SubscriptionRecord("t", 1, [encode_any(5)])],
-            mark=[(b"12345678", 3)],
+            timers=(("tick", 1.5),), subscriptions=(records.SubscriptionRecord("t", 1, [encode_any(5)]),),
+            mark=((b"12345678", 3),),
         ),
     ],
     encode_any({"counter": 5}),

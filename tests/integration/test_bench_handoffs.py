@@ -104,7 +104,15 @@ def test_a_handoff_that_is_refused_is_no_figure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["0", "1", "0", "1"], ["5", "254", "0", "1"], ["5", "x", "0", "1"], ["5", "1", "513", "1"]]
+    "words",
+    [
+        [],
+        ["0", "1", "0", "1"],
+        ["5", "254", "0", "1"],
+        ["5", "x", "0", "1"],
+        ["5", "1", "513", "1"],
+        ["5", "1", "0", "1", "cakes"],
+    ],
 )
 def test_the_floor_says_what_it_cannot_be_asked(words: list[str]) -> None:
     done = subprocess.run([str(program("floor")), *words], capture_output=True, text=True, timeout=harness.PATIENCE)
@@ -124,10 +132,14 @@ def test_the_floor_needs_descriptors() -> None:
     assert (done.returncode, done.stderr) == (1, "floor: RLIMIT_NOFILE: Too many open files\n")
 
 
+@pytest.mark.parametrize("further", [[], ["cookies"]], ids=["trusting", "asking"])
 @pytest.mark.parametrize("batch", [1, 7, 253])
-def test_the_floor_passes_a_last_message_that_is_smaller(batch: int) -> None:
+def test_the_floor_passes_a_last_message_that_is_smaller(batch: int, further: list[str]) -> None:
     done = subprocess.run(
-        [str(program("floor")), "300", str(batch), "200", "2"], capture_output=True, text=True, timeout=harness.PATIENCE
+        [str(program("floor")), "300", str(batch), "200", "2", *further],
+        capture_output=True,
+        text=True,
+        timeout=harness.PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 2

@@ -52,8 +52,8 @@ class OwnsWhatItAccepts(Handoff):
             ids = super().receive(message)
             return [] if isinstance(message, m.Commit) else ids
 
-        def _change(self, ids: list[int], allowed: frozenset[new.Stage], to: new.Stage) -> list[int]:
-            allowed = allowed | {new.Stage.OWNED}
+        def _change(self, ids: list[int], allowed: tuple[new.Stage, ...], to: new.Stage) -> list[int]:
+            allowed = (*allowed, new.Stage.OWNED)
             return super()._change([id for id in ids if self.sessions.get(id) in allowed], allowed, to)
 
     def new_accepts_session(self, id: int) -> None:

@@ -80,6 +80,20 @@ def test_many_changes_are_one_call_and_each_says_what_became_of_it(sockets: _cor
 def test_without_a_descriptor_there_is_none_and_a_closed_one_is_an_error(sockets: _core.SocketPoll) -> None:
     with descriptor_limit(0), pytest.raises(OSError, match="Too many open files"):
         _core.SocketPoll(None, EACH)
+    fd = sockets.fileno()
     sockets.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        sockets.read()
+    with select.epoll() as other:
+        assert other.fileno() == fd, "its number is another one's"
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sockets.read()
+
+
+def test_of_replies_that_the_kernel_does_not_take_whole_it_is_said_how_much_it_took(sockets: _core.SocketPoll) -> None:
+    (one, peer), (other, others_peer) = socket.socketpair(), socket.socketpair()
+    with one, peer, other, others_peer:
+        replies = [one.fileno(), 5, other.fileno(), 6]
+        assert sockets.send(b"firstsecond", replies) is None
+        assert (peer.recv(100), others_peer.recv(100)) == (b"first", b"second")
+        peer.close()
+        assert sockets.send(b"firstsecond", replies) == [-errno.EPIPE, 6]
+        assert sockets.send(b"", []) is None

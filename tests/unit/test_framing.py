@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,18 @@ def test_parameters_that_make_no_framing_are_refused(make: type[Framing]) -> Non
         make()
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("size", [0, 100, 100_000])
+def test_a_resp_frame_of_any_size_is_encoded_as_it_is_and_nothing_else(kind: type[bytes], size: int) -> None:
+    frame = kind(b"$%d\r\n%b\r\n" % (size, bytes(size)))
+    assert Resp().encode(frame) is frame
+    for wrong in (frame + b"+", frame[:-1], b"?" + frame, b"+" + frame):
+        with pytest.raises(ValueError, match="frame"):
+            Resp(inline=False).encode(wrong)
+    with pytest.raises(ValueError, match=f"{len(frame)} bytes exceeds max_size"):
+        Resp(max_size=len(frame) - 1).encode(frame)
+
+
 def test_a_frame_split_across_reads_is_found_once() -> None:
     scanner = Lines().scanner()
     assert scanner.scan(b"hel", 0) == []
@@ -141,6 +154,62 @@ def test_more_frames_than_a_call_returns_come_with_the_next_call() -> None:
     assert len(scanner.scan(data, first[-1])) == 9
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_what_was_not_looked_at_for_lack_of_room_is_looked_at_then(kind: type[bytes]) -> None:
+    scanner = Lines().scanner()
+    data = kind(b"x\n" * (2 * MAX_SPANS) + b"y" * (2 * _core.BOOKMARK_FROM))
+    first = scanner.scan(data, 0)
+    second = scanner.scan(data, first[-1])
+    assert (len(first), len(second), second[-1]) == (3 * MAX_SPANS, 3 * MAX_SPANS, 4 * MAX_SPANS)
+
+
+def test_a_scanner_says_how_many_bytes_it_waits_for() -> None:
+    scanner = LengthPrefix().scanner()
+    assert scanner.need == 0, "it has not looked yet"
+    scanner.scan(b"\0\0", 0)
+    assert scanner.need == 4, "the header"
+    scanner.scan(b"\0\0\0\x05ab", 0)
+    assert scanner.need == 9, "the frame"
+    scanner.scan(b"\0\0\0\x05abcde\0", 0)
+    assert scanner.need == 4, "the next header"
+    scanner.scan(b"\0\0\0\0", 0)
+    assert scanner.need == 0
+    scanner = Netstring().scanner()
+    scanner.scan(b"1:a,x", 0)
+    assert scanner.need == 0, "an error is there to be told"
+    scanner = Lines().scanner()
+    scanner.scan(b"x\n" * (MAX_SPANS + 1), 0)
+    assert scanner.need == 0, "another frame is there"
+    assert Tagged().scanner().need == 0, "nobody knows"
+
+
+def test_a_long_line_is_searched_without_a_call_into_c_and_still_held_to_max_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = counted_looks(monkeypatch)
+    size = 4 * _core.BOOKMARK_FROM
+    scanner = Lines(max_size=size).scanner()
+    buffer = bytearray(size // 2)
+    for _ in range(size // 2):
+        assert scanner.scan(buffer, 0) == []
+        buffer += b"x"
+    assert scanner.scan(buffer, 0) == []
+    assert looks == [size // 2]
+    assert scanner.scan(buffer + b"\r", 0) == [], "it may belong to the end of the line"
+    with pytest.raises(FrameTooLarge):
+        scanner.scan(buffer + b"\rx", 0)
+    with pytest.raises(FrameTooLarge):
+        scanner.scan(buffer, 0)
+
+
+def test_a_long_line_that_became_shorter_is_refused() -> None:
+    scanner = Lines().scanner()
+    for size in (10_000, 10_001):
+        assert scanner.scan(bytes(size), 0) == []
+    with pytest.raises(ValueError, match="shorter"):
+        scanner.scan(bytes(10_000), 0)
+
+
 def test_data_that_became_shorter_is_refused() -> None:
     scanner = Lines().scanner()
     scanner.scan(b"hello", 0)
@@ -155,7 +224,7 @@ def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     looks: list[int] = []
     look = _core._look
 
-    def counting(*arguments: object) -> int:
+    def counting(*arguments: Any) -> int:
         looks.append(arguments[4])
         return look(*arguments)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotfd import _core
 from hotfd.errors import FrameTooLarge, FramingError
 from hotfd.framing import Delimited, Fixed, Framing, LengthPrefix, Lines, Netstring, Resp, VarintPrefix, resp
 
@@ -229,6 +231,18 @@ def test_frames_are_found_as_the_reference_finds_them(
             data += payload  # cannot be framed: then it is noise
     data += tail
     assert scanned(framing, data, cuts) == expected(reference, data)
+
+
+@pytest.mark.parametrize("framing", [Lines(max_size=MAX_SIZE), Delimited(b"|", max_size=MAX_SIZE)], ids=repr)
+@settings(max_examples=300, deadline=None)
+@given(lines=st.lists(st.binary(max_size=MAX_SIZE + 3), max_size=4), cuts=cuts)
+def test_a_frame_whose_end_is_searched_for_by_python_is_the_one_that_c_finds(
+    framing: Framing, lines: list[bytes], cuts: list[int]
+) -> None:
+    data = b"|\r\n".join(lines)
+    alone = scanned(framing, data, cuts)
+    with mock.patch.object(_core, "BOOKMARK_FROM", 0):  # as if every frame were a long one
+        assert scanned(framing, data, cuts) == alone
 
 
 values: st.SearchStrategy[bytes] = st.recursive(

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -362,6 +362,35 @@ async def test_an_item_that_is_put_into_a_merged_queue_while_offered_travels_wit
         assert decode_any(record.merged) == [(0, "pushed")]
         assert got == []
         assert queue.empty()
+
+
+CHANGES: dict[str, Callable[[Connection[Any]], object]] = {
+    "a timer of the connection's is set": lambda conn: conn.call_later(3600.0, print),
+    "a timer of the session's is set": lambda conn: conn.session.call_later(3600.0, print),
+    "an item comes": lambda conn: conn._add_items([(0, "pushed")]),
+    "it begins to join a session": lambda conn: setattr(conn, "_joining", ("key", "")),
+    "it is to be closed": lambda conn: setattr(conn, "_act_later", conn.close),
+    "its handler works": lambda conn: setattr(conn, "_parked", False),
+}
+
+
+@pytest.mark.parametrize("at_rest_before", [True, False])
+@pytest.mark.parametrize("what", CHANGES)
+async def test_what_changes_while_a_session_is_offered_is_noticed(what: str, at_rest_before: bool) -> None:
+    async with rig(echo) as made:
+        await made.client()
+        (conn,) = made.session.connections
+        if not at_rest_before:  # it has some of what most have none of, and that is written down
+            conn.call_later(3600.0, repr)
+            conn.session.call_later(3600.0, repr)
+            conn._add_items([(0, "before")])
+        (id,) = await made.offered()
+        item = made.moving._items[id]
+        assert not item.outdated
+        CHANGES[what](conn)
+        assert item.outdated
+        conn._joining = conn._act_later = None
+        made.moving.revoke_all()
 
 
 @on_each_loop

@@ -20,7 +20,7 @@ from hotfd.server.engine import Engine
 from hotfd.server.poller import NOWHERE, READ_SIZE, Poller
 from hotfd.server.stream import Life, Stream
 from hotfd.state import Codec
-from tests.unit.wire_support import descriptor_limit, nothing_stays_open, on_each_loop, turns
+from tests.unit.wire_support import descriptor_limit, nothing_stays_open, on_each_loop, tcp_pair, turns
 
 if TYPE_CHECKING:
     from hotfd.server.connection import Connection
@@ -36,13 +36,16 @@ async def answer(conn: Connection[Any]) -> None:
 
 
 class End:
-    """A stream on one end of a Unix socket pair, its owner, and the other end."""
+    """A stream on one end of a pair of sockets, Unix ones if none are given, its owner, and the other end."""
 
-    def __init__(self, poller: Poller, framing: Framing) -> None:
-        near, self.peer = socket.socketpair()
+    def __init__(
+        self, poller: Poller, framing: Framing, pair: tuple[socket.socket, socket.socket] | None = None
+    ) -> None:
+        near, self.peer = pair or socket.socketpair()
         near.setblocking(False)
         self.inputs = self.lost = self.closed = 0
         self.does: Callable[[], object] = lambda: None
+        self.does_when_lost: Callable[[], object] = lambda: None
         self.stream = Stream(near, framing, self, poller)
 
     def _on_input(self) -> None:
@@ -51,6 +54,7 @@ class End:
 
     def _on_lost(self) -> None:
         self.lost += 1
+        self.does_when_lost()
 
     def _on_stream_closed(self) -> None:
         self.closed += 1
@@ -80,6 +84,13 @@ class Rig:
         self.ends.append(made)
         if start:
             made.stream.start()
+        return made
+
+    def tcp_end(self) -> End:
+        with tcp_pair() as (peer, near):
+            made = End(self.poller, self.framing, (near.dup(), peer.dup()))
+        self.ends.append(made)
+        made.stream.start()
         return made
 
     def pair(self) -> tuple[End, End]:
@@ -264,6 +275,66 @@ def test_what_a_handler_raises_to_end_the_loop_keeps_nobody_else_from_being_told
         made.close()
     finally:
         loop.close()
+
+
+class Torn(BaseException):
+    """What no handler and no framing should raise."""
+
+
+@on_each_loop
+async def test_what_a_framing_raises_that_is_no_mere_error_keeps_no_other_stream_from_its_turn() -> None:
+    def tear() -> None:
+        framing.does = lambda: None
+        raise Torn
+
+    faults: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    framing = Meddling()
+    with rig(framing) as made:
+        one, other = made.pair()
+        framing.does = tear
+        say_to_both(one, other)
+        await turns()
+        assert [type(fault) for fault in faults] == [Torn]
+        assert other.stream.take() == b"other"
+        assert other.inputs == 1
+
+
+def no_memory_for(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    join = Stream._join
+
+    def joined(self: Stream, data: bytes) -> None:
+        if self is stream:
+            raise MemoryError
+        join(self, data)
+
+    monkeypatch.setattr(Stream, "_join", joined)
+
+
+@pytest.mark.parametrize("company", [0, 2], ids=["alone", "with others"])
+@pytest.mark.parametrize("before_io", [None, lambda: None], ids=["read for it", "reads by itself"])
+@on_each_loop
+async def test_a_client_for_whose_bytes_there_is_no_memory_is_reset_and_the_others_have_all_of_theirs(
+    before_io: Callable[[], None] | None, company: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rig() as made:
+        one, others = made.tcp_end(), [made.end() for _ in range(company)]
+        one.stream.before_io = before_io
+        one.send(b"a frame\n")
+        for end in made.ends:
+            end.send(b"half ")
+        await turns()
+        no_memory_for(one.stream, monkeypatch)
+        for end in made.ends:
+            end.send(b"a line\n")
+        await turns()
+        assert isinstance(one.stream.error, OSError)
+        assert one.stream.error.errno == errno.ENOMEM
+        assert (one.inputs, one.stream.frame_at_hand) == (2, False), "its handler learns of it"
+        with pytest.raises(ConnectionResetError):
+            one.peer.recv(1)
+        assert [end.stream.take() for end in others] == [b"half a line"] * company
+        assert [end.inputs for end in others] == [1] * company
 
 
 @on_each_loop
@@ -454,6 +525,24 @@ async def test_what_the_room_does_not_take_is_read_by_the_streams_themselves() -
 
 
 @on_each_loop
+async def test_who_has_sent_a_large_frame_is_read_by_himself_until_he_sends_a_small_one() -> None:
+    with rig() as made:
+        one = made.end()
+        one.peer.setblocking(False)
+        loop = asyncio.get_running_loop()
+        sending = asyncio.create_task(loop.sock_sendall(one.peer, b"x" * (4 * READ_SIZE) + b"\n"))
+        while not one.stream.frame_at_hand:
+            await turns()
+        await sending
+        assert not one.stream.plain
+        assert len(one.stream.take()) == 4 * READ_SIZE
+        one.send(b"small\n")
+        await turns()
+        assert one.stream.take() == b"small"
+        assert one.stream.plain
+
+
+@on_each_loop
 async def test_more_connections_than_the_table_begins_with_or_one_call_takes_are_all_served() -> None:
     with rig() as made:
         ends = [made.end() for _ in range(2 * _core.POLL_MAX + 1)]
@@ -609,6 +698,52 @@ async def test_a_connection_that_the_kernel_does_not_poll_is_lost_and_no_other(
         other.send(b"other\n")
         await turns()
         assert other.stream.take() == b"other"
+
+
+@contextmanager
+def polled_by_nobody() -> Iterator[None]:
+    """As where a user polls as many descriptors as fs.epoll.max_user_watches allows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_core.SocketPoll, "add", lambda *_: errno.ENOSPC)
+        yield
+
+
+@on_each_loop
+async def test_who_cannot_be_polled_and_was_owed_something_is_reset_so_that_he_takes_nothing_for_complete() -> None:
+    with rig() as made:
+        one = made.tcp_end()
+        one.does_when_lost = one.stream.close
+        one.stream.write(b"x" * (1 << 24))
+        assert one.stream.unsent
+        one.stream.fence()
+        with polled_by_nobody():
+            one.stream.unfence()
+        await turns()
+        assert (one.lost, one.closed) == (1, 1)
+        with pytest.raises(ConnectionResetError):
+            while one.peer.recv(1 << 20):
+                pass
+
+
+@on_each_loop
+async def test_who_cannot_be_polled_and_is_fenced_before_he_learns_of_it_is_not_lost_but_tried_again() -> None:
+    with rig() as made:
+        one, other = made.tcp_end(), made.tcp_end()
+        for end in (one, other):
+            end.stream.fence()
+        with polled_by_nobody():
+            one.stream.unfence()
+            other.stream.unfence()
+        for end in (one, other):
+            end.stream.fence()
+        other.stream.unfence()
+        await turns()
+        assert (one.lost, one.stream.error, other.lost, other.stream.error) == (0, None, 0, None)
+        one.stream.unfence()
+        for end in (one, other):
+            end.send(b"served\n")
+        await turns()
+        assert (one.stream.take(), other.stream.take()) == (b"served", b"served")
 
 
 @on_each_loop

@@ -76,7 +76,9 @@ class Rig:
         self.stream = self.make(sock)
 
     def make(self, sock: socket.socket, **buffers: bytes | bool) -> Noting:
-        return Noting(sock, self.framing, self, self.poller, **buffers)
+        stream = Noting(sock, self.framing, self, self.poller)
+        stream.bring(**buffers)
+        return stream
 
     def _on_input(self) -> None:
         self.inputs += 1

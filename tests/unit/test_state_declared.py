@@ -55,6 +55,11 @@ class Sub(Inner):
     extra: int = 0
 
 
+@dataclass
+class Loop:
+    inner: Loop | None = None
+
+
 class Grid:
     def __init__(self, cells: bytes) -> None:
         self.cells = cells
@@ -455,6 +460,22 @@ def test_nesting_is_allowed_up_to_its_limit():
     assert codec.roundtrips(deep) is None
     with pytest.raises(StateError, match="nested deeper"):
         codec.encode([deep])
+
+
+def test_an_object_that_contains_itself_is_refused():
+    value = Loop()
+    value.inner = value
+    with pytest.raises(StateError) as caught:
+        Codec.of(Loop).encode(value)
+    assert str(caught.value) == f"Loop{'.inner' * 8}...: is nested deeper than {MAX_DEPTH} levels, or contains itself"
+
+
+def test_an_encode_that_returns_what_needs_it_again_is_refused():
+    cls = dataclasses.make_dataclass(
+        "Visitor", [("grid", Annotated[Grid, State(encode=lambda grid: grid, decode=Grid)], None)]
+    )
+    with pytest.raises(StateError, match="nested deeper"):
+        Codec.of(cls).encode(cls(Grid(b"")))
 
 
 def test_what_encode_raises_is_told_without_its_text():

@@ -7,6 +7,7 @@ import decimal
 import enum
 import math
 import struct
+import tracemalloc
 import uuid
 import zoneinfo
 from dataclasses import dataclass, field
@@ -321,6 +322,23 @@ def test_an_object_is_rebuilt_without_init_setattr_or_post_init():
     Watched.calls = 0
     assert codec.reader(codec.schema)(data).a == 5
     assert Watched.calls == 0
+
+
+@pytest.mark.parametrize("cls", [Node, Slotted, Point, FrozenSlotted, Plain, Noisy])
+def test_an_object_that_was_rebuilt_is_no_larger_than_one_that_was_made(cls):
+    shape = SHAPES[cls]
+    values = [None] * len(shape.fields)
+
+    def size(make):
+        tracemalloc.start()
+        try:
+            kept = [make() for _ in range(1_000)]
+            return tracemalloc.get_traced_memory()[0] / len(kept)
+        finally:
+            tracemalloc.stop()
+
+    made = size(lambda: cls(*values))
+    assert size(lambda: shape.make(values)) < made + 8
 
 
 @pytest.mark.parametrize("value", [Counted(3), Noisy(3, [4]), FrozenNoisy(3, [4], c="x")])

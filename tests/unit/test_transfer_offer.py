@@ -110,6 +110,8 @@ def test_many_sessions_are_cut_across_parts_and_each_record_stands_with_its_firs
             sent.append(bundle_of(wire_id, fds[at : at + size]))
             at += size
         travelling = travel(pack(0, 10, sent, b"process"))
+        written = [records.decode_part(_core.memfd_load(part.descriptors[0], 1 << 20)) for part in travelling]
+        assert [part.process for part in written] == [b"process", None, None]
         arrived = assemble(travelling)
         check(arrived, sent)
         assert arrived.process == b"process"
@@ -263,6 +265,20 @@ def wrong_count(data: records.Part) -> None:
     data.sessions[0].connections += 1
 
 
+def connection_twice_and_counted(data: records.Part) -> None:
+    data.connections.append(data.connections[0])
+    data.sessions[0].connections += 1
+
+
+def unknown_session_and_not_counted(data: records.Part) -> None:
+    data.connections[0].session = 99
+    data.sessions[0].connections -= 1
+
+
+def one_session_more(data: records.Part) -> None:
+    data.sessions.append(records.SessionRecord(99, "s99", 0))
+
+
 LIES: dict[str, Spoil] = {
     "no-descriptors": no_descriptors,
     "no-memfd": lambda part: close_at(part, 0),
@@ -288,6 +304,9 @@ LIES: dict[str, Spoil] = {
             session_twice,
             session_of_another_offer,
             wrong_count,
+            connection_twice_and_counted,
+            unknown_session_and_not_counted,
+            one_session_more,
         )
     },
 }
@@ -308,6 +327,24 @@ def test_a_part_that_lies_is_refused_and_everything_of_its_offer_is_closed(lie: 
                 assembler.add(part.message, part.descriptors)
         for part in travelling:  # what the refusal has left unread is not the assembler's
             close_all(part.descriptors)
+
+
+def test_a_socket_that_stands_in_two_parts_is_refused_and_both_parts_are_closed() -> None:
+    with sockets(CONNECTIONS_PER_PART + 6) as fds:
+        first, second = travel(pack(0, 0, [bundle_of(0, fds)]))
+        os.close(second.descriptors[1])
+        second.descriptors[1] = os.dup(first.descriptors[1])
+        assembler = Assembler()
+        assert assembler.add(first.message, first.descriptors) is None
+        with pytest.raises(ChannelError, match="stands twice"):
+            assembler.add(second.message, second.descriptors)
+
+
+def test_a_session_that_was_not_announced_is_refused_in_the_place_of_one_that_was() -> None:
+    with sockets(2) as fds:
+        (part,) = travel(pack(0, 0, [bundle_of(0, fds[:1]), bundle_of(5, fds[1:])]))
+        with pytest.raises(ChannelError, match="announces"):
+            Assembler().add(part.message, part.descriptors)
 
 
 def test_an_offer_that_announces_more_sessions_than_it_has_is_refused() -> None:
@@ -347,5 +384,5 @@ def test_all_that_can_be_large_counts_towards_the_size_of_an_offer() -> None:
     assert Bundle(records.SessionRecord(1, "s1", 0), [], []).size == 0
     record = records.ConnectionRecord(1, 1, "c1", "127.0.0.1:1", socket.AF_UNIX, "", bytes(1), bytes(20), bytes(300))
     record.merged = bytes(4000)
-    record.subscriptions = [records.SubscriptionRecord("news", 0, [bytes(10_000), bytes(40_000)])]
+    record.subscriptions = (records.SubscriptionRecord("news", 0, [bytes(10_000), bytes(40_000)]),)
     assert Bundle(records.SessionRecord(1, "s1", 1, state=bytes(600_000)), [record], [-1]).size == 654_321

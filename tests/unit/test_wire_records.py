@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hotfd.errors import ChannelError
 from hotfd.wire.records import (
+    MAX_TIMERS,
     ConnectionRecord,
     Part,
     SessionRecord,
@@ -25,7 +26,11 @@ BYTES = st.binary(max_size=40)
 TEXTS = st.text(max_size=20)
 PEERNAMES = st.just("") | st.tuples(TEXTS, st.integers(0, 65535)).map(list)
 
-SESSIONS = st.builds(SessionRecord, IDS, TEXTS, st.integers(0, 10_000), st.none() | TEXTS, st.none() | BYTES)
+TIMERS = st.lists(st.tuples(st.text(min_size=1, max_size=20), st.floats(0, 1e9)), max_size=3).map(tuple)
+
+SESSIONS = st.builds(
+    SessionRecord, IDS, TEXTS, st.integers(0, 10_000), st.none() | TEXTS, st.none() | BYTES, timers=TIMERS
+)
 CONNECTIONS = st.builds(
     ConnectionRecord,
     IDS,
@@ -41,10 +46,11 @@ CONNECTIONS = st.builds(
     st.booleans(),
     st.integers(0, (1 << 63) - 1),
     st.none() | BYTES,
+    timers=TIMERS,
     subscriptions=st.lists(
         st.builds(SubscriptionRecord, TEXTS, st.integers(0, 1 << 40), st.lists(BYTES, max_size=3)), max_size=3
-    ),
-    mark=st.lists(st.tuples(st.binary(min_size=8, max_size=8), IDS), max_size=3),
+    ).map(tuple),
+    mark=st.lists(st.tuples(st.binary(min_size=8, max_size=8), IDS), max_size=3).map(tuple),
 )
 PARTS = st.builds(Part, st.lists(SESSIONS, max_size=3), st.lists(CONNECTIONS, max_size=3), st.none() | BYTES)
 
@@ -77,6 +83,27 @@ def test_records_with_changed_bytes_are_other_records_or_refused(part: Part, dat
     at = data.draw(st.integers(0, len(whole) - 1))
     with contextlib.suppress(ChannelError):
         assert isinstance(decode_part(whole[:at] + patch + whole[at + len(patch) :]), Part)
+
+
+@pytest.mark.parametrize(
+    "timers",
+    [
+        [["t", 1.5]] * (MAX_TIMERS + 1),
+        [["t"]],
+        [["t", -1.0]],
+        [["t", float("inf")]],
+        [["", 1.0]],
+        [["t" * 256, 1.0]],
+        "t",
+    ],
+    ids=["too-many", "half-a-timer", "negative", "infinite", "no-name", "long-name", "no-list"],
+)
+def test_timers_that_none_can_have_are_refused(timers: object) -> None:
+    good = [0, 1, "c", "l", 2, None, b"", b"", b"", False, False, 0, None, None]
+    most = tuple(("t", 1.5) for _ in range(MAX_TIMERS))
+    assert decode_part(msgspec.msgpack.encode([[], [[*good, most]]])).connections[0].timers == most
+    with pytest.raises(ChannelError, match="cannot be read"):
+        decode_part(msgspec.msgpack.encode([[], [[*good, timers]]]))
 
 
 def test_text_that_is_no_utf_8_is_refused() -> None:

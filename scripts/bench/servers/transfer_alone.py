@@ -185,6 +185,8 @@ def main(connections: int, batch: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     gc.disable()
     mine, theirs = _core.channel_pair()
+    for end in (mine, theirs):
+        _core.set_pass_pidfd(end, False)  # as both do from the moment on when they know each other: before any offer
     taker = child(lambda: asyncio.run(taking(theirs, connections)))  # before anything is accepted
     os.close(theirs)
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:

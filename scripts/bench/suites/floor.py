@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from hotfd.bench.measure import Case, Goal, Results, Section, Table, interleave, number, quotient
 from hotfd.bench.plots import Bars
+from hotfd.server.moving import BATCH
 from scripts.bench import replaced
 from scripts.bench.building import program
 
@@ -31,8 +32,8 @@ QUICK_SIZE: Final = 250
 LARGE: Final = 253
 """Descriptors in a message of the floor: as many as one takes, unix(7). An offer has one less, since one is the memfd."""
 
-SMALL: Final = 64
-"""Descriptors in a message that a handoff sends."""
+SMALL: Final = BATCH
+"""Connections that a handoff offers at a time."""
 
 RUNS: Final = 5
 """Runs of the floor in a round, of which the one in the middle counts: each takes milliseconds, which one other program
@@ -44,9 +45,10 @@ STATE: Final = 200
 LIMIT: Final = 120.0
 """Seconds that a program may take, the clients' connecting included."""
 
+COOKIES: Final = f"kernel, {LARGE} a message, asked for cookies"
 BARE: Final = "asyncio alone"
 HANDOFF: Final = "whole handoff"
-"""Cases that are neither the floor nor the transfer."""
+"""Cases that are not named by how many go at a time alone."""
 
 PARTS: Final = {"transfer": 0.8, HANDOFF: 0.25}
 """What should be reached of the floor's connections per second."""
@@ -56,7 +58,8 @@ How many connections a second change hands, {size:,} of them, TCP over loopback,
 is given away once in each run, as in life: a second time takes about half as long, since its data is in the caches then.
 
 - *Kernel* (`scripts/bench/floor.c`): descriptors by SCM_RIGHTS over a SOCK_SEQPACKET pair, so many a message, nothing else
-  but one byte a message; or {state} bytes with each descriptor, which the receiver does not look at. From before the first
+  but one byte a message; or {state} bytes with each descriptor, which the receiver does not look at; or with the kernel asked
+  for each socket's SO_COOKIE, without which a receiver has to trust the order in which they come. From before the first
   message until the receiver has said that it has all.
 - *Transfer* (`scripts/bench/servers/transfer_alone.py`): the layer of that name and the messages, in Python, without a
   server: offers with records in a sealed memfd, whose descriptors are tied to them by SO_COOKIE, accepted, committed. From
@@ -82,6 +85,7 @@ def run(settings: Settings) -> Section:
         kernel(LARGE): partial(floor, size, LARGE, 0),
         kernel(SMALL): partial(floor, size, SMALL, 0),
         kernel(LARGE, STATE): partial(floor, size, LARGE, STATE),
+        COOKIES: partial(floor, size, LARGE, 0, "cookies"),
         transfer(LARGE - 1): partial(alone, size, LARGE - 1),
         transfer(SMALL): partial(alone, size, SMALL),
         BARE: partial(bare, size),
@@ -124,9 +128,9 @@ def figures(size: int, seconds: float) -> Mapping[str, tuple[float, str]]:
     return {"rate": (size / seconds, "connections/s"), "each": (seconds / size * 1e6, "us")}
 
 
-def floor(size: int, batch: int, state: int) -> Mapping[str, tuple[float, str]]:
+def floor(size: int, batch: int, state: int, *further: str) -> Mapping[str, tuple[float, str]]:
     """Have the kernel pass descriptors, in some runs with processes and connections of their own."""
-    command = [str(program("floor")), str(size), str(batch), str(state), "1"]
+    command = [str(program("floor")), str(size), str(batch), str(state), "1", *further]
     return figures(size, statistics.median(float(_output(command)) for _ in range(RUNS)) / 1e6)
 
 
@@ -200,8 +204,9 @@ def goals(results: Results) -> list[Goal]:
     base = results[kernel(LARGE)]
     cost = {case: f"{number(found['each'].median)} us" for case, found in results.items()}
     limits = (
-        f"A connection takes the kernel {cost[kernel(LARGE)]}. The transfer in Python takes {cost[transfer(LARGE - 1)]}, and "
-        f"to begin a task and register a descriptor, which no handoff of coroutines can do without, {cost[BARE]}."
+        f"A connection takes the kernel {cost[kernel(LARGE)]}, and {cost[COOKIES]} when the receiver makes sure which socket it is. "
+        f"The transfer in Python takes {cost[transfer(LARGE - 1)]}, and to begin a task and register a descriptor, which no "
+        f"handoff of coroutines can do without, {cost[BARE]}."
     )
     return [
         Goal(

@@ -21,6 +21,7 @@ from hotfd.bench.child import Broken, Child, cpu_seconds, readable
 from hotfd.bench.clients import Seen
 from hotfd.bench.measure import Results, Series, interleave, quotient
 from hotfd.errors import ControlError, HandoffRefused
+from hotfd.server.moving import BATCH
 from hotfd.testing.process import ServerProcess
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ RESERVE: Final = 128
 """Descriptors that each process needs beside its connections: the channel, memory in flight, listeners, modules as they
 are imported."""
 
-PER_MESSAGE: Final = (64, _core.MAX_DESCRIPTORS)
+PER_MESSAGE: Final = (BATCH, _core.MAX_DESCRIPTORS)
 """Descriptors in one message of the floor: what a batch of hotfd has, and what the kernel takes at most."""
 
 QUIET: Final = 0.5
@@ -89,7 +90,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> Results:
         say: is told what goes on.
 
     Returns:
-        the cases ``handoff``, ``one connection``, ``floor 64`` and ``floor 253`` with their figures.
+        the cases ``handoff``, ``one connection``, ``floor 32`` and ``floor 253`` with their figures.
 
     Raises:
         TooMany: there are not enough descriptors.

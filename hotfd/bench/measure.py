@@ -144,6 +144,14 @@ def quotient(above: Series, below: Series) -> Series:
     return Series("x", tuple(one / other for one, other in zip(above.values, below.values, strict=True)))
 
 
+def raw(results: Results) -> dict[str, object]:
+    """Return every value of every figure by case and name, for :attr:`Section.data`."""
+    return {
+        case: {figure: {"unit": series.unit, "values": list(series.values)} for figure, series in figures.items()}
+        for case, figures in results.items()
+    }
+
+
 @dataclass(frozen=True)
 class Goal:
     """What a ratio should be.

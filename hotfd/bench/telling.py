@@ -10,6 +10,7 @@ from hotfd.bench.handoffs import FLOOR, HANDOFF, ONE, most_connections, ratios
 from hotfd.bench.machine import machine
 from hotfd.bench.measure import number
 from hotfd.display.text import table
+from hotfd.server.moving import BATCH
 
 if TYPE_CHECKING:
     from hotfd.bench.handoffs import Asked
@@ -31,7 +32,7 @@ def lines(asked: Asked, results: Results) -> list[str]:
         [
             "the kernel alone",
             str(results[FLOOR.format(_core.MAX_DESCRIPTORS)]["moving"]),
-            f"{_core.MAX_DESCRIPTORS} descriptors in a message; with 64: {results[FLOOR.format(64)]['moving']!s}",
+            f"{_core.MAX_DESCRIPTORS} descriptors in a message; with {BATCH}: {results[FLOOR.format(BATCH)]['moving']!s}",
         ],
         ["moved in, over the kernel alone", str(found.floor), ""],
         ["start of the new process", str(many["start"]), "nobody waits for it"],

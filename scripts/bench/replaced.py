@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from hotfd.bench.measure import Results
 
 REQUEST: Final = b"again\n"
 """What a client says to a server of ``servers/visitors.py``."""
@@ -82,14 +81,6 @@ def seen(before: Result, during: Result) -> Figures:
         "pause_before": (before.gap.max / 1e6, "s"),
         "served": (before.rate, "replies/s"),
         "lost": (during.lost, ""),
-    }
-
-
-def raw(results: Results) -> dict[str, object]:
-    """Return every value of every figure, for a section's data."""
-    return {
-        case: {figure: {"unit": series.unit, "values": list(series.values)} for figure, series in figures.items()}
-        for case, figures in results.items()
     }
 
 

@@ -17,6 +17,7 @@ import pytest
 from hotfd.bench import clients, floor, handoffs
 from hotfd.bench.child import Broken, Child, cpu_seconds
 from hotfd.bench.server import ANSWER
+from hotfd.server.moving import BATCH
 from scripts.bench.load import Load, LoadFailed
 from scripts.bench.processes import Server, memory_bytes
 from tests.integration.harness import HOTFD, PATIENCE, ROOT
@@ -40,7 +41,7 @@ def test_the_command_measures_handoffs_and_the_kernel_in_turns():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["connections"], found["busy"], found["rounds"], found["loop"]) == (20, 2, 1, "asyncio")
-    assert set(found["figures"]) == {"handoff", "one connection", "floor 64", "floor 253"}
+    assert set(found["figures"]) == {"handoff", "one connection", f"floor {BATCH}", "floor 253"}
     handoff = found["figures"]["handoff"]
     for figure in (
         "wait",

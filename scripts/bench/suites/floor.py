@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from hotfd.bench.measure import Case, Goal, Results, Section, Table, interleave, number, quotient
+from hotfd.bench.measure import Case, Goal, Results, Section, Table, interleave, number, quotient, raw
 from hotfd.bench.plots import Bars
 from hotfd.server.moving import BATCH
 from scripts.bench import replaced
@@ -106,7 +106,7 @@ def run(settings: Settings) -> Section:
             log=True,
         )
     ]
-    section.data = replaced.raw(results)
+    section.data = raw(results)
     return section
 
 

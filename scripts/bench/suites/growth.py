@@ -11,7 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from hotfd.bench.measure import Goal, Results, Section, Series, Table, interleave, number, quotient
+from hotfd.bench.measure import Goal, Results, Section, Series, Table, interleave, number, quotient, raw
 from hotfd.bench.plots import Bars, Lines
 from scripts.bench import fanout, idle, workers
 from scripts.bench.generations import Generations, HandoffFailed, peak_bytes
@@ -244,7 +244,7 @@ def _add_sizes(section: Section, results: Results, sizes: list[int]) -> None:
                 log_x=True,
             )
         )
-    section.data["handoffs"] = _raw(results)
+    section.data["handoffs"] = raw(results)
 
 
 def _add_states(section: Section, results: Results, scale: Scale) -> None:
@@ -273,14 +273,7 @@ def _add_states(section: Section, results: Results, scale: Scale) -> None:
         "most memory of the new process",
     ]
     section.tables.append(Table("Handoffs by the size of the state", columns, rows))
-    section.data["states"] = _raw(results)
-
-
-def _raw(results: Results) -> dict[str, object]:
-    return {
-        case: {figure: {"unit": series.unit, "values": list(series.values)} for figure, series in figures.items()}
-        for case, figures in results.items()
-    }
+    section.data["states"] = raw(results)
 
 
 # ---------------------------------------------------------------- memory
@@ -320,7 +313,7 @@ def _add_memory(section: Section, settings: Settings, scale: Scale, count: int) 
             bars["uvloop"] = held[kind + ON_UVLOOP].median
     section.plots.append(Bars("growth-memory", "Memory of an idle connection", "bytes", groups))
     _add_kernel(section, results, caches)
-    section.data["memory"] = _raw(results)
+    section.data["memory"] = raw(results)
 
 
 def _add_kernel(section: Section, results: Results, caches: idle.Caches) -> None:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hotfd.bench.measure import Case, Results, Section, Table, interleave, quotient
+from hotfd.bench.measure import Case, Results, Section, Table, interleave, quotient, raw
 from hotfd.bench.plots import Bars
 from scripts.bench.processes import Server, cpu_seconds, pin
 
@@ -178,9 +178,4 @@ def _report(section: Section, results: Mapping[int, Results]) -> None:
         for command in COMMANDS
     }
     section.plots.append(Bars("kv-rates", "Requests per second", "requests/s", bars, log=True))
-    section.data["figures"] = {
-        str(depth): {
-            name: {figure: list(series.values) for figure, series in found.items()} for name, found in result.items()
-        }
-        for depth, result in results.items()
-    }
+    section.data["figures"] = {str(depth): raw(result) for depth, result in results.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from hotfd.bench.measure import Case, Goal, Results, Section, Series, Table, interleave, quotient
+from hotfd.bench.measure import Case, Goal, Results, Section, Series, Table, interleave, quotient, raw
 from hotfd.bench.plots import Bars, Histogram, Plot
 from scripts.bench import pooler, replaced
 
@@ -130,7 +130,7 @@ def run(settings: Settings) -> Section:
     section.tables = [waiting(results, crowds), moving(results, crowds)]
     section.goals = goals(results, crowds)
     section.plots = plots(results, crowds, pauses)
-    section.data = replaced.raw(results)
+    section.data = raw(results)
     return section
 
 

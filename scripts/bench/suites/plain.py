@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hotfd.bench.measure import Case, Goal, Results, Section, Table, interleave, quotient
+from hotfd.bench.measure import Case, Goal, Results, Section, Table, interleave, quotient, raw
 from hotfd.bench.plots import Bars
 from scripts.bench import replaced
 from scripts.bench.load import Load
@@ -88,7 +88,7 @@ def run(settings: Settings) -> Section:
             log=True,
         )
     ]
-    section.data = replaced.raw(results)
+    section.data = raw(results)
     return section
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from hotfd.bench.measure import Goal, Results, Section, Series, Table, interleave, quotient, ratio
+from hotfd.bench.measure import Goal, Results, Section, Series, Table, interleave, quotient, ratio, raw
 from hotfd.bench.plots import Bars
 from scripts.bench.building import program
 from scripts.bench.load import Load, LoadFailed
@@ -255,13 +255,7 @@ def _report(section: Section, results: Mapping[Shape, Results]) -> None:
         for shape, result in results.items()
     }
     section.plots.append(Bars("steady-time", "Processor time per frame", "us", bars, log=True))
-    section.data["figures"] = {
-        str(shape): {
-            case: {figure: list(series.values) for figure, series in figures.items()}
-            for case, figures in result.items()
-        }
-        for shape, result in results.items()
-    }
+    section.data["figures"] = {str(shape): raw(result) for shape, result in results.items()}
 
 
 def _limits(results: Results, ours: Kind, theirs: Kind) -> str:

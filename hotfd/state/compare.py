@@ -65,7 +65,7 @@ def _parts(value: Any, shapes: Mapping[type, Shape]) -> Parts | None:
     if shape.custom is not None:
         return _custom_parts(value, shape)
     if shape.kind == "namedtuple":
-        return [(f".{name}", item) for name, item in zip(shape.fields, value, strict=True)]
+        return [(f".{name}", item) for name, item in zip(shape.fields, tuple.__iter__(value), strict=True)]
     return [(f".{name}", _field(value, name)) for name in shape.fields]
 
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 MAX_PARTS: Final = 1_000
 """Parts of one expectation; states have tens. Classes that contain each other several times over would make it explode."""
 
+MAX_NESTED: Final = 20
+"""Classes within each other of which something particular is expected; states have three. Each takes up to a dozen frames of
+the interpreter's thousand."""
+
 Finish = Callable[[Any], Any]
 
 
@@ -106,7 +110,7 @@ class _Expectations:
         return self._anything if found is None else Part(found.type | None, found.finish)
 
     def _container(self, head: Any, *arguments: Hint) -> Part | None:
-        if head in self._classes and head not in self._within:
+        if head in self._classes and head not in self._within and len(self._within) < MAX_NESTED:
             return self._object(head)
         parts = [self._part(argument) for argument in arguments if argument != (("...",),)]
         if not parts or self._anything in parts:

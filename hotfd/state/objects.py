@@ -51,10 +51,14 @@ def values_of(value: Any, shape: Shape) -> list[Any]:
 
 
 def items_of(value: Any, shape: Shape) -> list[tuple[str, Any]]:
-    """Return the fields of a NamedTuple."""
+    """Return the fields of a NamedTuple: what it holds, and not what a class with an ``__iter__`` of its own shows.
+
+    Raises:
+        Fault: it has an attribute that is no field.
+    """
     if shape.has_dict:
         no_attributes(value)
-    return list(zip(shape.fields, value, strict=True))
+    return list(zip(shape.fields, tuple.__iter__(value), strict=True))
 
 
 def no_attributes(value: Any) -> None:

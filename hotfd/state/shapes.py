@@ -154,7 +154,9 @@ def _struct_maker(cls: type[msgspec.Struct], names: tuple[str, ...]) -> Make:
         )
     meta: Any = type(cls)
     blank = meta("Blank", (cls,), {"__post_init__": lambda _: None, "__module__": __name__})
-    template = blank(**dict.fromkeys(names))
+    # It holds lists, so that the collector knows it, and with it all copies: of an object of numbers alone it need not, but
+    # force_setattr does not say when that changes, and a cycle through the object would never be freed.
+    template = blank(**{name: [] for name in names})
     object.__dict__["__class__"].__set__(template, cls)
     copy, assign = msgspec.Struct.__copy__, msgspec.structs.force_setattr  # type: ignore[attr-defined]
 
@@ -175,7 +177,7 @@ def _dataclass_shape(cls: type) -> Shape:
         raise StateError(f"{cls.__name__}.{lost[0]}", "is a slot and no field, it would be lost; make it a field")
     for name in names:
         found = inspect.getattr_static(cls, name, None)
-        if name not in slots and hasattr(type(found), "__set__"):
+        if name not in slots and inspect.isdatadescriptor(found):
             raise StateError(f"{cls.__name__}.{name}", "is kept by a descriptor, which cannot be seen into")
     try:
         object.__new__(cls)

@@ -243,12 +243,12 @@ class _Walk:
 
     def _namedtuple(self, tag: int, shape: Shape) -> Handler:
         fields = self._fields(tag, shape.fields)
-        if not shape.has_dict:
+        if not shape.has_dict and shape.cls.__iter__ is tuple.__iter__:  # type: ignore[attr-defined]  # it is a tuple
             return fields
 
         def write(value: Any, depth: int) -> Any:
             no_attributes(value)
-            return fields(value, depth)
+            return fields([*tuple.__iter__(value)], depth)  # what it holds, not what a class's own __iter__ shows
 
         return write
 

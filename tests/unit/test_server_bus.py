@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,13 +14,13 @@ from hotfd.errors import ConnectionClosed, ConnectionMoved, HandedOff, StateErro
 from hotfd.server import bus as module
 from hotfd.server import order_log
 from hotfd.server.bus import Bus
+from hotfd.server.custody import Custody
 from hotfd.server.link import Link, Links
 from hotfd.server.order import ACK_EVERY
-from hotfd.server.snapshot import Readers, States, restore
+from hotfd.server.snapshot import Readers, restore
 from hotfd.server.subscription import SUBSCRIPTION_LIMIT, Subscription
-from hotfd.transfer.offer import Bundle
+from hotfd.transfer.channel import Arrival
 from hotfd.wire import messages as m
-from hotfd.wire.records import SessionRecord
 from tests.unit.server_rig import MANY_TURNS, Rig, rig, until
 from tests.unit.wire_support import LIMIT, nothing_stays_open, on_each_loop, turns
 
@@ -645,16 +644,18 @@ async def test_a_new_process_gives_a_moved_subscriber_what_it_has_applied_since_
         await old.publish("news", b"before")
         await client.hears(b"before\n")
         (id,) = await made.offered()
-        ((memfd, fd),) = [descriptors for _, descriptors in made.received() if descriptors]
-        os.close(memfd)
+        ((part, descriptors),) = [found for found in made.received() if found[1]]
+        assert isinstance(part, m.OfferPart)
+        custody = Custody(Readers.of(other.engine), None, new)
+        offer = Arrival(part, descriptors, truncated=False, pid=0, pidfd=-1)
+        assert custody.add(part, offer, [id]) == ([id], [])
         await publish_much(new, b"between")
-        ((record,),) = [item.bundle.connections for item in made.moving._items.values()]
-        new.expect(record)
         made.say(m.Accept([id]))
         await until(lambda: made.moving.committed)
         assert not old._order.log._holds
         await publish_much(old, b"after")
-        await adopt(other, record, fd)
+        ((_, bundle, states),) = custody.take([id])
+        other.engine.adopt([restore(bundle, states, other.engine.framing, other.engine)])
         await client.hears(b"between\nafter\n")
         await old.publish("news", b"later")
         await client.hears(b"later\n")
@@ -666,12 +667,6 @@ async def publish_much(bus: Bus, news: bytes) -> None:
     await bus.publish("news", news)
     for _ in range(2 * ACK_EVERY):
         await bus.publish("no news", 0)
-
-
-async def adopt(made: Rig, record: ConnectionRecord, fd: int) -> None:
-    """Own a connection, as a new process does; the engine owns the descriptor from here on."""
-    bundle = Bundle(SessionRecord(record.session, record.id, 1), [record], [fd])
-    made.engine.adopt([restore(bundle, States(None, [None]), made.engine.framing, made.engine)])
 
 
 async def test_a_handler_keeps_its_subscription_over_a_handover_at_every_boundary() -> None:

@@ -266,6 +266,22 @@ def test_a_field_behind_a_descriptor_is_refused():
     assert refusal(Weather) == "Weather.heat: is kept by a descriptor, which cannot be seen into"
 
 
+def test_a_field_behind_a_descriptor_that_can_only_be_deleted_is_refused():
+    class Sealed:
+        def __get__(self, owner, kind=None):
+            return 0
+
+        def __delete__(self, owner):
+            pass
+
+    @dataclass
+    class Letter:
+        text: int = Sealed()  # type: ignore[assignment]
+
+    # No object of it could be made again: to assign to the field raises.
+    assert refusal(Letter) == "Letter.text: is kept by a descriptor, which cannot be seen into"
+
+
 def test_a_struct_that_watches_both_its_objects_and_its_subclasses_is_refused():
     class Base(msgspec.Struct):
         def __init_subclass__(cls, **kwargs):

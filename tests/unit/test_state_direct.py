@@ -308,6 +308,21 @@ def test_classes_that_contain_each_other_many_times_over_do_not_make_the_expecta
     assert_agreed(made, made.encode(cls(None, cls())))
 
 
+def test_classes_that_contain_each_other_in_a_long_row_are_read():
+    cls: Any = Item
+    for number in range(400):
+        cls = make_dataclass(f"Link{number}", [("next", cls | None, None), ("name", str, "")])
+    value = cls(name="last")
+    inner = value
+    for number in range(398, 350, -1):
+        kind = next(t for t in get_args(inner.__dataclass_fields__["next"].type) if t is not type(None))
+        inner.next = kind(name=str(number))
+        inner = inner.next
+    made = Codec.of(cls)
+    # An expectation of all of it would take more frames than the interpreter has.
+    assert_agreed(made, made.encode(value))
+
+
 @pytest.mark.parametrize(
     "claim", [b"\x92\x01\xdd\xff\xff\xff\xff", b"\x92\x02\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"]
 )  # fmt: skip

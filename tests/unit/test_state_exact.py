@@ -5,13 +5,15 @@ import collections
 import datetime as dt
 import decimal
 import enum
+import gc
 import math
 import struct
 import tracemalloc
 import uuid
+import weakref
 import zoneinfo
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypedDict, TypeVar
 
 import msgspec
 import pytest
@@ -352,6 +354,23 @@ def test_post_init_does_not_run_a_second_time(value):
     assert Counted.made == 0
 
 
+def test_a_cycle_through_a_rebuilt_struct_is_freed():
+    class Node(msgspec.Struct, weakref=True):
+        label: str = ""
+        nodes: list[Any] = []
+
+        def __post_init__(self):
+            pass
+
+    codec = Codec.of(Node)
+    node = codec.reader(codec.schema)(codec.encode(Node("a")))
+    node.nodes.append(node)
+    alive = weakref.ref(node)
+    del node
+    gc.collect()
+    assert alive() is None
+
+
 def test_two_rebuilt_structs_share_nothing():
     codec = Codec.of(Noisy)
     read = codec.reader(codec.schema)
@@ -397,6 +416,26 @@ def test_a_class_that_answers_for_missing_attributes_is_seen_through():
     back = codec.reader(codec.schema)(codec.encode(value))
     with pytest.raises(AttributeError):
         object.__getattribute__(back, "a")
+
+
+def test_a_tuple_that_shows_something_else_than_it_holds_is_seen_through():
+    class Shy(NamedTuple("Shy", [("left", int), ("right", list[int])])):
+        __slots__ = ()
+
+        def __new__(cls, left: int = 1, right: Any = ()) -> Self:
+            return super().__new__(cls, left, right)
+
+        def __iter__(self):
+            return iter(("***", "***"))
+
+    codec = Codec.of(Shy)
+    value = Shy(7, [8])
+    back = codec.reader(codec.schema)(codec.encode(value))
+    assert (back.left, back.right) == (7, [8])
+    assert codec.roundtrips(value) is None
+    older = codec.older(codec.schema)
+    assert not isinstance(older, str)
+    assert older.encode(value) == codec.encode(value)
 
 
 def test_a_shared_object_comes_back_as_two_equal_ones():

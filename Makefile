@@ -78,6 +78,9 @@ counts: setup
 	@$(BIN)/python -m tests.performance $(ARGS)
 
 bench: setup
+	@$(BIN)/python -c 'import hiredis, redis' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || \
+		echo 'bench: hiredis and redis cannot be installed: the scanners are compared without them' >&2
 	@$(BIN)/python -m scripts.bench $(ARGS)
 
 explore: setup

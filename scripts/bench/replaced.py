@@ -208,16 +208,20 @@ def watched(
     return replacement, before, dataclasses.replace(during, lost=end.lost)
 
 
-def await_end(pid: int) -> None:
+def await_end(pid: int, limit: float = END_LIMIT) -> None:
     """Wait until a child has ended; it is left to be reaped by whoever has started it.
+
+    Args:
+        pid: the child.
+        limit: seconds that it may take.
 
     Raises:
         TimeoutError: it has not.
     """
     pidfd = os.pidfd_open(pid)
     try:
-        if not select.select([pidfd], [], [], END_LIMIT)[0]:
-            raise TimeoutError(f"process {pid} did not end within {END_LIMIT:g} s")
+        if not select.select([pidfd], [], [], limit)[0]:
+            raise TimeoutError(f"process {pid} did not end within {limit:g} s")
     finally:
         os.close(pidfd)
 

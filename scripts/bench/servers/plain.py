@@ -143,7 +143,8 @@ async def give_all(way: Way, listener: socket.socket, clients: set[Talk], report
     mine, theirs = socket.socketpair(socket.AF_UNIX, way.kind)
     spawned = time.monotonic()
     command = [sys.executable, *sys.orig_argv[1:], "--channel", str(theirs.fileno())]
-    subprocess.Popen(command, pass_fds=[theirs.fileno()])  # noqa: ASYNC220 - as one writes it
+    new = subprocess.Popen(command, pass_fds=[theirs.fileno()])  # noqa: ASYNC220 - as one writes it
+    note(f"{report}.pid", pid=new.pid)
     theirs.close()
     mine.setblocking(False)
     await asyncio.get_running_loop().sock_recv(mine, 1)  # it has loaded everything
@@ -176,7 +177,7 @@ async def take_all(way: Way, sock: socket.socket, clients: set[Talk], report: st
         await loop.connect_accepted_socket(make, socket.socket(fileno=fd))
         if way.answered:
             channel.send(b"a")
-    note(f"{report}.new", served=time.monotonic(), pid=os.getpid())
+    note(f"{report}.new", served=time.monotonic())
     channel.send(b"t") if isinstance(channel, socket.socket) else channel.send_bytes(b"t")
     return listener
 
@@ -202,7 +203,9 @@ async def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--way", choices=WAYS, required=True)
-    parser.add_argument("--report", required=True, help="where to write when what was, with .old and .new behind it")
+    parser.add_argument(
+        "--report", required=True, help="where to write when what was, with .old, .new and .pid behind it"
+    )
     parser.add_argument("--channel", type=int, help="the descriptor of a process that gives everything away")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -44,6 +44,9 @@ ASKING: Final = 16
 THINK: Final = 0.005
 """Seconds between a reply of these and the next request."""
 
+GIVE_LIMIT: Final = 60.0
+"""Seconds that a plain server has to give everything away: some ways take a thread, and a connection of its own, for each."""
+
 TARGET: Final = 10.0
 """How many times as many connections per second as the plain way."""
 
@@ -119,9 +122,9 @@ def plain(settings: Settings, way: str, size: int) -> Mapping[str, tuple[float, 
             ) as load:
                 replacement, before, during = replaced.watched(load, partial(give, server.pid, report))
         finally:
-            if os.path.exists(f"{report}.new"):
-                replaced.end_other(int(_read(f"{report}.new")["pid"]))
-                os.unlink(f"{report}.new")
+            if os.path.exists(f"{report}.pid"):
+                replaced.end_other(int(_read(f"{report}.pid")["pid"]))
+                os.unlink(f"{report}.pid")
     return replacement.figures(size) | replaced.seen(before, during)
 
 
@@ -129,13 +132,13 @@ def give(pid: int, report: str) -> Replacement:
     """Have a plain server give everything away."""
     before = cpu_seconds(pid)
     os.kill(pid, signal.SIGUSR1)
-    replaced.await_end(pid)
+    replaced.await_end(pid, GIVE_LIMIT)
     old, new = _read(f"{report}.old"), _read(f"{report}.new")
     return replaced.Replacement(
         total=new["served"] - old["spawned"],
         moving=new["served"] - old["began"],
         old_cpu=cpu_seconds(pid) - before,
-        new_cpu=cpu_seconds(int(new["pid"])),
+        new_cpu=cpu_seconds(int(_read(f"{report}.pid")["pid"])),
     )
 
 

@@ -308,7 +308,7 @@ class Stream:
             code: the errno of what is missing here.
         """
         self.error = OSError(code, os.strerror(code))
-        self.spans = ()
+        self.spans = self._later = ()
         with suppress(OSError):  # as in abort
             _core.abort(self._fd)
         log.event(logging.ERROR, "connection-cut", reason=self.error.strerror)

@@ -41,7 +41,7 @@ LAYERS = (
 )
 """From low to high. What is not named here belongs to no layer, and is an offence itself."""
 
-BASE = ("errors", "faults", "log", "report", "systemd", "_version")
+BASE = ("children", "errors", "faults", "log", "report", "systemd", "_version")
 """Modules of the lowest layer, which everybody may import."""
 
 FORBIDDEN = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import tempfile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -70,23 +73,41 @@ def command(as_json: bool, **fields: Any) -> None:
     """
     from hotfd.bench import handoffs, telling
     from hotfd.bench.child import Broken
+    from hotfd.children import none_left
 
     asked = handoffs.Asked(**fields)
     if asked.loop == "uvloop":
         _need_uvloop()
     click.echo(telling.title(asked), err=as_json)
     try:
-        results = handoffs.run(asked, lambda text: click.echo(text, err=True))
+        # Wherever it is interrupted, nothing is left: no process, and no file, since all of them are made in this directory.
+        with TemporaryDirectory(prefix="hotfd-bench-", ignore_cleanup_errors=True) as tempfile.tempdir, none_left():
+            signal.signal(signal.SIGTERM, _interrupt)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of what runs in the background
+                signal.signal(signal.SIGINT, _interrupt)
+            results = handoffs.run(asked, lambda text: click.echo(text, err=True))
     except handoffs.TooMany as exc:
         raise Unusable(str(exc)) from exc
     except Broken as exc:
         raise Failure(f"The measurement failed: {exc}") from exc
-    except KeyboardInterrupt:
+    except _Interrupted:
         sys.exit(INTERRUPTED)
     if as_json:
         print_json(telling.plain(asked, results))
     else:
         click.echo("\n".join(["", *telling.lines(asked, results)]))
+
+
+class _Interrupted(BaseException):
+    """Control-C, or SIGTERM.
+
+    It is no KeyboardInterrupt: once one of these has gone through an ``exec`` of text, as each dataclass makes one, Python
+    ends by SIGINT, whatever exit status was asked for.
+    """
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise _Interrupted
 
 
 def _need_uvloop() -> None:

@@ -25,6 +25,7 @@ from typing import Final
 
 import prctl
 
+from hotfd.children import end_children
 from hotfd.publish.workroom import remove
 
 MEMORY: Final = 256 << 20
@@ -151,30 +152,6 @@ def _processes_of(user: int) -> int:
                 if os.stat(f"/proc/{name}").st_uid == user:
                     count += len(os.listdir(f"/proc/{name}/task"))
     return count
-
-
-def end_children() -> None:
-    """Kill and reap every child, and what becomes a child when its parent has died, until there is none.
-
-    All of them are stopped first, so that none makes another one while the next is looked for.
-    """
-    while True:
-        children = _children()
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
-
-
-def _children() -> list[int]:
-    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-        return [int(pid) for pid in file.read().split()]
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ Exit status: 0; 1 when a suite failed; 2 for wrong usage; 130 after Ctrl-C, and 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hotfd.bench.machine import machine
+from hotfd.children import none_left
 from scripts.bench import report, results, runner
 
 if TYPE_CHECKING:
@@ -115,4 +117,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as control-C: what was started is ended
+    with none_left():
+        sys.exit(main(sys.argv[1:]))

@@ -89,7 +89,8 @@ def test_what_makes_no_sense_is_wrong_usage(options):
     assert bench(*options).returncode == 2
 
 
-def test_an_interrupted_measurement_ends_everything_that_it_has_started():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_measurement_ends_everything_that_it_has_started(number):
     command = [*HOTFD, "bench", "--connections", "5"]
     # What a shell starts in the background ignores SIGINT, and so do its children: as these tests may have been.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -99,8 +100,9 @@ def test_an_interrupted_measurement_ends_everything_that_it_has_started():
         signal.signal(signal.SIGINT, before)
     with running:
         running.stderr.readline()  # the first round has begun
-        running.send_signal(signal.SIGINT)
-        assert running.wait(PATIENCE) == 130
+        running.send_signal(number)
+        said = running.stderr.read()  # until all who have it have ended
+        assert running.wait(PATIENCE) == 130, said
     # That nothing is left over is looked for after every test here.
 
 

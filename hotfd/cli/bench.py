@@ -101,8 +101,8 @@ def command(as_json: bool, **fields: Any) -> None:
 class _Interrupted(BaseException):
     """Control-C, or SIGTERM.
 
-    It is no KeyboardInterrupt: once one of these has gone through an ``exec`` of text, as each dataclass makes one, Python
-    ends by SIGINT, whatever exit status was asked for.
+    It is no KeyboardInterrupt: once one of these has gone through an ``exec`` of text, as each dataclass makes one,
+    ``python -m`` ends by SIGINT, whatever exit status was asked for.
     """
 
 

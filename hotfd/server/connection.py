@@ -741,9 +741,10 @@ class Connection(Generic[S]):
         waiter.arm()
         self._parked = current_task(stream.loop) is self._task
         try:
-            if stream.corked or self._rest is not None:
+            if stream.corked:
                 stream.flush()  # may find the connection lost, which wakes the waiter
             if self._rest is not None:
+                stream.flush()  # of a reply that the poller has gathered, too: with it nothing is at rest
                 self._note_rest()
             if self._gated or self._session.stale:
                 self._maybe_boundary()

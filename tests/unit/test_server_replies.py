@@ -16,7 +16,7 @@ from hotfd.errors import ConnectionClosed
 from hotfd.framing import Lines
 from hotfd.server.poller import GATHERED, REPLIES, REPLY_SIZE
 from hotfd.server.stream import Life, Stream
-from tests.unit.test_server_poller import End, Rig
+from tests.unit.poller_rig import End, Rig
 from tests.unit.wire_support import nothing_stays_open, on_each_loop, turns
 
 __all__ = ["nothing_stays_open"]
@@ -193,6 +193,22 @@ async def test_a_client_that_has_gone_is_lost_and_the_others_get_their_replies()
         assert isinstance(gone.stream.error, BrokenPipeError)
         with pytest.raises(ConnectionClosed, match="lost"):
             gone.stream.write(b"more")
+
+
+async def test_who_learns_that_he_is_lost_writes_behind_what_others_still_have_to_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refusing(self: _core.SocketPoll, data: bytes, replies: list[int]) -> list[int]:
+        return [-errno.EPIPE, *[-errno.EAGAIN] * (len(replies) // 2 - 1)]
+
+    with crowd() as made:
+        gone, other = made.ends[:2]
+        gone.does_when_lost = lambda: other.stream.write(b"has left\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(_core.SocketPoll, "send", refusing)
+            first = (await made.answers())[1]
+        assert gone.lost == 1
+        assert await everything(other, first, 14) == b"line\nhas left\n"
 
 
 @pytest.mark.parametrize(
